@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "hv/base/bitmap.h"
+#include "hv/base/checked.h"
+#include "hv/base/crc32c.h"
+#include "hv/base/hex.h"
+#include "hv/base/msg.h"
+
+static void crc32c_known_answers(void **state)
+{
+    (void)state;
+    unsigned char buf[32];
+    memset(buf, 0, sizeof buf);
+    assert_int_equal(fy_crc32c(0, buf, 32), 0x8a9136aa); /* RFC 3720 B.4 */
+    memset(buf, 0xff, sizeof buf);
+    assert_int_equal(fy_crc32c(0, buf, 32), 0x62a8ab43);
+    assert_int_equal(fy_crc32c(0, "123456789", 9), 0xe3069283);
+}
+
+static void crc32c_is_the_same_in_pieces(void **state)
+{
+    (void)state;
+    size_t len = 64 * 1024 + 13;
+    unsigned char *buf = malloc(len);
+    for (size_t i = 0; i < len; i++)
+        buf[i] = (unsigned char)(i * 131 + i / 251);
+    uint32_t whole = fy_crc32c(0, buf, len);
+    uint32_t pieces = 0;
+    for (size_t at = 0, step = 1; at < len; at += step, step = step * 3 % 1001 + 1)
+        pieces = fy_crc32c(pieces, buf + at, FY_MIN(step, len - at));
+    assert_int_equal(whole, pieces);
+    free(buf);
+}
+
+static void bitmap_ranges(void **state)
+{
+    (void)state;
+    for (uint64_t first = 0; first < 130; first += 7)
+        for (uint64_t count = 0; first + count <= 192; count++) {
+            uint64_t map[3] = {0};
+            fy_bits_set(map, first, count);
+            assert_int_equal(fy_bits_count(map, 0, 192), count);
+            assert_int_equal(fy_bits_next_set(map, 0, 192), count ? first : 192);
+            assert_int_equal(fy_bits_next_clear(map, first, 192), first + count);
+            fy_bits_clear(map, first, count);
+            assert_int_equal(map[0] | map[1] | map[2], 0);
+        }
+}
+
+static void uuid_text(void **state)
+{
+    (void)state;
+    uint8_t a[16];
+    uint8_t b[16];
+    char text[FY_UUID_TEXT];
+    fy_uuid_new(a);
+    fy_uuid_format(a, text);
+    assert_int_equal(fy_uuid_parse(text, b), 0);
+    assert_memory_equal(a, b, 16);
+    text[8] = 'x';
+    assert_int_equal(fy_uuid_parse(text, b), -1);
+}
+
+static void messages_carry_descriptors(void **state)
+{
+    (void)state;
+    int sv[2];
+    int p[2];
+    struct fy_err e;
+    static char buf[FY_MSG_MAX];
+    assert_int_equal(fy_msg_pair(sv, &e), 0);
+    assert_int_equal(pipe(p), 0);
+    assert_int_equal(fy_msg_send(sv[0], "hello", 5, &p[1], 1, &e), 0);
+    int fds[FY_MSG_FDS];
+    int n = FY_MSG_FDS;
+    assert_int_equal(fy_msg_recv(sv[1], buf, fds, &n, &e), 5);
+    assert_int_equal(n, 1);
+    assert_int_equal(write(fds[0], "x", 1), 1);
+    assert_int_equal(read(p[0], buf, 1), 1);
+    close(sv[0]);
+    assert_int_equal(fy_msg_recv(sv[1], buf, fds, &n, &e), 0);
+    assert_int_equal(fy_msg_send(sv[1], "x", 1, NULL, 0, &e), -1);
+    assert_int_equal(e.code, FY_EUNREACHABLE);
+    close(sv[1]);
+    close(fds[0]);
+    close(p[0]);
+    close(p[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(crc32c_known_answers),
+        cmocka_unit_test(crc32c_is_the_same_in_pieces),
+        cmocka_unit_test(bitmap_ranges),
+        cmocka_unit_test(uuid_text),
+        cmocka_unit_test(messages_carry_descriptors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
