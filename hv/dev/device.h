@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What every chip offers the machine, and what the machine offers every chip. */
+#ifndef FERRY_DEV_DEVICE_H
+#define FERRY_DEV_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hv/base/err.h"
+#include "hv/base/loop.h"
+#include "hv/mem/bus.h"
+
+/* The machine's side. Every function may be called from any thread, also with the device's lock held;
+ * none calls back into the device. */
+struct fy_dev_host {
+    void *arg;
+    /* Set the level of an interrupt line (GSI 0..23). */
+    void (*irq)(void *arg, unsigned gsi, bool level);
+    /* Guest clock in ns: stands while the machine is paused, goes on from the saved value after a load. */
+    uint64_t (*guest_ns)(void *arg);
+    /* Host CLOCK_REALTIME in seconds, for the RTC. */
+    int64_t (*realtime_s)(void *arg);
+    /* Bytes that the guest wrote to its console. */
+    void (*console_out)(void *arg, const uint8_t *buf, size_t len);
+    /* The guest asks for power-off, a reset, or (debug exit) to end with a status. */
+    void (*power_off)(void *arg);
+    void (*reset)(void *arg);
+    void (*exit)(void *arg, int status);
+    struct fy_loop *loop; /* the main thread's, for timers; NULL in tests without time */
+};
+
+/* The device's side; the whole vtable of a chip. */
+struct fy_dev_ops {
+    const char *type;
+    uint32_t version; /* of the state message */
+    /* Serialise the chip's proto/state.proto message into a fresh malloc'd buffer. The machine is paused. */
+    int (*save)(void *dev, uint8_t **buf, size_t *len, struct fy_err *e);
+    /* Parse into scratch, validate everything, then commit; on error the chip is unchanged. Paused. Touches no
+     * other device, except that it sets its own interrupt line's level. */
+    int (*load)(void *dev, const uint8_t *buf, size_t len, struct fy_err *e);
+    /* Power-on state. vCPUs are parked. */
+    void (*reset)(void *dev);
+    void (*free)(void *dev);
+};
+
+struct fy_device {
+    const char *id; /* unique: "serial0", "rtc", "pm", "debug-exit", "console" */
+    const struct fy_dev_ops *ops;
+    void *dev;
+};
+
+#endif

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Addresses and lines of machine revision 1 that chips and ACPI tables share. */
+#ifndef FERRY_DEV_PLATFORM_H
+#define FERRY_DEV_PLATFORM_H
+
+#define FY_PORT_SERIAL0 0x3f8
+#define FY_GSI_SERIAL0 4
+#define FY_PORT_RTC 0x70
+#define FY_GSI_RTC 8
+#define FY_PORT_PM1_EVENT 0x600   /* PM1a_EVT_BLK, 4 bytes */
+#define FY_PORT_PM1_CONTROL 0x604 /* PM1a_CNT_BLK, 2 bytes */
+#define FY_PORT_PM_TIMER 0x608    /* PM_TMR_BLK, 4 bytes, 3.579545 MHz of the guest clock, 24 bits */
+#define FY_GSI_SCI 9
+#define FY_PORT_RESET 0xcf9
+#define FY_RESET_VALUE 0x06
+#define FY_PORT_I8042_COMMAND 0x64
+#define FY_PORT_DEBUG_EXIT 0xf4
+#define FY_LAPIC_ADDRESS 0xfee00000u
+#define FY_IOAPIC_ADDRESS 0xfec00000u
+
+#endif

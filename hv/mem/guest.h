@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Guest memory: one memfd, mapped whole, seen by the guest as slots around the hole below 4 GiB. */
+#ifndef FERRY_MEM_GUEST_H
+#define FERRY_MEM_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hv/base/err.h"
+
+#define FY_SLOTS_MAX 4
+
+struct fy_slot {
+    uint64_t gpa;    /* first guest-physical byte */
+    uint64_t bytes;  /* length */
+    uint64_t offset; /* of that byte in the memfd */
+    uint8_t *host;   /* its address here */
+};
+
+struct fy_gmem {
+    int fd;    /* the memfd, read-write; owned */
+    int ro_fd; /* the same file, read-only; owned */
+    uint64_t bytes;
+    uint8_t *host;
+    struct fy_slot slots[FY_SLOTS_MAX];
+    unsigned slot_count;
+    bool hugepages;
+    /* Called after host code wrote [offset, offset + len) of the memfd; set by log-dirty. Any thread. */
+    void (*written)(void *arg, uint64_t offset, uint64_t len);
+    void *written_arg;
+};
+
+/* Fill slots for `bytes` of RAM (a multiple of 2 MiB): RAM below the hole at gpa 0 up to
+ * FY_HOLE_START, the rest from 4 GiB. Pure. */
+unsigned fy_gmem_layout(uint64_t bytes, struct fy_slot slots[FY_SLOTS_MAX]);
+#define FY_HOLE_START 0xc0000000ull
+#define FY_HOLE_END 0x100000000ull
+
+/* Map fd (a memfd of exactly `bytes`, sealed against shrinking) and take ownership of both descriptors,
+ * also on failure. Touches no page. */
+struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, struct fy_err *e);
+void fy_gmem_free(struct fy_gmem *m);
+
+/* Touch every page with `threads` threads, contents kept. Fills *took_ns. */
+int fy_gmem_prealloc(struct fy_gmem *m, unsigned threads, uint64_t *took_ns, struct fy_err *e);
+
+/* Host address of [gpa, gpa + len), or NULL where that is not wholly inside one slot. The caller who
+ * writes through it calls fy_gmem_mark afterwards. Any thread. */
+uint8_t *fy_gmem_at(const struct fy_gmem *m, uint64_t gpa, uint64_t len);
+
+/* Tell log-dirty that host code has written [gpa, gpa + len). After the write, before anything that lets
+ * the guest know of it. Any thread. */
+void fy_gmem_mark(struct fy_gmem *m, uint64_t gpa, uint64_t len);
+
+/* Copy in or out, checked, marked. -1 with FY_ECORRUPT when out of RAM. Any thread. */
+int fy_gmem_write(struct fy_gmem *m, uint64_t gpa, const void *buf, uint64_t len, struct fy_err *e);
+int fy_gmem_read(const struct fy_gmem *m, uint64_t gpa, void *buf, uint64_t len, struct fy_err *e);
+
+#endif
