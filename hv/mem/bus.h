@@ -27,6 +27,7 @@ int fy_bus_add(struct fy_bus *bus, enum fy_space space, uint64_t base, uint64_t 
 /* An unclaimed read gives all ones, an unclaimed write does nothing. An access that crosses the end of a
  * claim is treated as unclaimed. Any thread. */
 uint64_t fy_bus_read(const struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size);
-void fy_bus_write(const struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size, uint64_t value);
+void fy_bus_write(const struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size,
+                  uint64_t value);
 
 #endif
