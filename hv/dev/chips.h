@@ -6,8 +6,10 @@
 #include "hv/dev/device.h"
 
 /* 16550A at ports 0x3f8..0x3ff, GSI 4 (National PC16550D data sheet). */
-int fy_serial_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out, struct fy_err *e);
-/* Feed console input; returns how much was taken (the rest: later, when *wants_more is called). Any thread. */
+int fy_serial_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out,
+                  struct fy_err *e);
+/* Feed console input; returns how much was taken (the rest: later, when host->console_room is called). Any
+ * thread. */
 size_t fy_serial_input(struct fy_device *serial, const uint8_t *buf, size_t len);
 /* Free room for input, in bytes. Any thread. */
 size_t fy_serial_input_room(struct fy_device *serial);
@@ -20,8 +22,8 @@ size_t fy_console_scrollback(struct fy_device *console, uint8_t *buf, size_t roo
 #define FY_CONSOLE_SCROLLBACK 65536
 
 /* MC146818 RTC and CMOS at ports 0x70, 0x71, GSI 8. memory_bytes fills the usual size bytes. */
-int fy_rtc_new(struct fy_bus *bus, const struct fy_dev_host *host, uint64_t memory_bytes, struct fy_device *out,
-               struct fy_err *e);
+int fy_rtc_new(struct fy_bus *bus, const struct fy_dev_host *host, uint64_t memory_bytes,
+               struct fy_device *out, struct fy_err *e);
 
 /* ACPI PM1 event and control blocks, the reset register (port 0xcf9), the i8042's reset command (port
  * 0x64), the power button; GSI 9. Addresses: hv/dev/platform.h. */
@@ -30,6 +32,7 @@ int fy_pm_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_devi
 void fy_pm_power_button(struct fy_device *pm);
 
 /* Debug exit: a 32-bit write of V at port 0xf4 ends the guest with status 2V + 1. */
-int fy_debug_exit_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out, struct fy_err *e);
+int fy_debug_exit_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out,
+                      struct fy_err *e);
 
 #endif

@@ -27,6 +27,12 @@ struct fy_dev_host {
     void (*power_off)(void *arg);
     void (*reset)(void *arg);
     void (*exit)(void *arg, int status);
+    /* Optional (NULL allowed): fy_serial_input has room again. Called without the device's lock. */
+    void (*console_room)(void *arg);
+    /* Optional: host CLOCK_REALTIME in ns, of which realtime_s are the whole seconds. */
+    uint64_t (*realtime_ns)(void *arg);
+    /* Optional: false while the machine is paused; then timers raise no interrupt. NULL: always running. */
+    bool (*running)(void *arg);
     struct fy_loop *loop; /* the main thread's, for timers; NULL in tests without time */
 };
 
@@ -36,8 +42,8 @@ struct fy_dev_ops {
     uint32_t version; /* of the state message */
     /* Serialise the chip's proto/state.proto message into a fresh malloc'd buffer. The machine is paused. */
     int (*save)(void *dev, uint8_t **buf, size_t *len, struct fy_err *e);
-    /* Parse into scratch, validate everything, then commit; on error the chip is unchanged. Paused. Touches no
-     * other device, except that it sets its own interrupt line's level. */
+    /* Parse into scratch, validate everything, then commit; on error the chip is unchanged. Paused. Touches
+     * no other device, except that it sets its own interrupt line's level. */
     int (*load)(void *dev, const uint8_t *buf, size_t len, struct fy_err *e);
     /* Power-on state. vCPUs are parked. */
     void (*reset)(void *dev);

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/unit/dev_fixture.h"
+
+static int setup(void **state)
+{
+    struct fixture *f = malloc(sizeof *f);
+    fx_init(f);
+    assert_int_equal(fy_pm_new(f->bus, &f->host, &f->dev, NULL), 0);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fx_done(*state);
+    free(*state);
+    return 0;
+}
+
+static void power_button(void **state)
+{
+    struct fixture *f = *state;
+    fy_pm_power_button(&f->dev);
+    assert_false(f->line[FY_GSI_SCI]);
+    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT, 2), 0x100);
+    fx_outp(f, FY_PORT_PM1_EVENT + 2, 2, 0xffff);
+    assert_true(f->line[FY_GSI_SCI]);
+    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT + 2, 2), 0x120);
+    fx_outp(f, FY_PORT_PM1_EVENT, 2, 0x001); /* another bit does not clear it */
+    assert_true(f->line[FY_GSI_SCI]);
+    fx_same_after_load(f);
+    fx_mutate(f);
+    fx_outp(f, FY_PORT_PM1_EVENT + 1, 1, 0x01); /* by its byte */
+    assert_false(f->line[FY_GSI_SCI]);
+    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT, 4), 0x01200000);
+}
+
+static void soft_off(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(fx_in(f, FY_PORT_PM1_CONTROL, 2), 1); /* SCI_EN stands */
+    fx_outp(f, FY_PORT_PM1_CONTROL, 2, 5 << 10);
+    assert_int_equal(f->power_offs, 0);
+    fx_outp(f, FY_PORT_PM1_CONTROL, 2, 1 << 13 | 1 << 10); /* S1 is not offered */
+    assert_int_equal(f->power_offs, 0);
+    fx_outp(f, FY_PORT_PM1_CONTROL, 2, 1 << 13 | 5 << 10);
+    assert_int_equal(f->power_offs, 1);
+    assert_int_equal(fx_in(f, FY_PORT_PM1_CONTROL, 2), 5 << 10 | 1);
+}
+
+static void timer_follows_the_guest_clock(void **state)
+{
+    struct fixture *f = *state;
+    f->guest_ns = 1000000000;
+    assert_int_equal(fx_in(f, FY_PORT_PM_TIMER, 4), 3579545);
+    f->guest_ns = 4687235472; /* 2^24 ticks last 4.68691…s */
+    uint64_t ticks = (uint64_t)((unsigned __int128)f->guest_ns * 3579545 / 1000000000);
+    assert_true(ticks > 0xffffff);
+    assert_int_equal(fx_in(f, FY_PORT_PM_TIMER, 4), ticks & 0xffffff);
+}
+
+static void resets(void **state)
+{
+    struct fixture *f = *state;
+    fx_outp(f, FY_PORT_RESET, 1, 0x02);
+    assert_int_equal(f->resets, 0);
+    fx_outp(f, FY_PORT_RESET, 1, FY_RESET_VALUE);
+    assert_int_equal(f->resets, 1);
+    fx_outp(f, FY_PORT_I8042_COMMAND, 1, 0xaa);
+    assert_int_equal(f->resets, 1);
+    fx_outp(f, FY_PORT_I8042_COMMAND, 1, 0xfe);
+    assert_int_equal(f->resets, 2);
+    f->dev.ops->reset(f->dev.dev);
+    assert_int_equal(fx_in(f, FY_PORT_RESET, 1), 0);
+    /* no controller: output full for ever, never busy with input */
+    assert_int_equal(fx_in(f, FY_PORT_I8042_COMMAND, 1) & 3, 1);
+}
+
+static void debug_exit_status(void **state)
+{
+    struct fixture *f = *state;
+    struct fy_device d;
+    assert_int_equal(fy_debug_exit_new(f->bus, &f->host, &d, NULL), 0);
+    fx_outp(f, FY_PORT_DEBUG_EXIT, 1, 3);
+    assert_int_equal(f->exits, 0);
+    fx_outp(f, FY_PORT_DEBUG_EXIT, 4, 3);
+    assert_int_equal(f->exits, 1);
+    assert_int_equal(f->status, 7);
+    uint8_t *buf = NULL;
+    size_t len = 1;
+    assert_int_equal(d.ops->save(d.dev, &buf, &len, NULL), 0);
+    assert_int_equal(len, 0);
+    assert_int_equal(d.ops->load(d.dev, buf, len, NULL), 0);
+    free(buf);
+    d.ops->free(d.dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(power_button, setup, teardown),
+        cmocka_unit_test_setup_teardown(soft_off, setup, teardown),
+        cmocka_unit_test_setup_teardown(timer_follows_the_guest_clock, setup, teardown),
+        cmocka_unit_test_setup_teardown(resets, setup, teardown),
+        cmocka_unit_test_setup_teardown(debug_exit_status, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
