@@ -51,6 +51,11 @@ enum fy_fault {
     FY_FAULT_TH_LOADED = 82,     /* the target's: state loaded, not answered */
     FY_FAULT_TH_BEFORE_RUN = 83, /* the target's: told to run, not running */
     FY_FAULT_TH_AFTER_RUN = 84,  /* the target's: running, not answered */
+    /* mutations: damage that only the guest's own checker can see; `fail` makes them happen */
+    FY_FAULT_MUT_DROP_PAGE = 100,   /* a page is not sent */
+    FY_FAULT_MUT_SKIP_ZERO = 101,   /* a page that became zero is not sent */
+    FY_FAULT_MUT_OMIT_LAST = 102,   /* a round's last batch of a channel is not sent */
+    FY_FAULT_MUT_SWAP_ROUNDS = 103, /* a batch of an earlier round is applied again after a later one */
 };
 
 /* Read FERRY_FAULT. Call once at start, before threads; a word that it cannot read is logged. */

@@ -178,6 +178,13 @@ int fy_ctl_pause(struct fy_ctl *c, uint64_t *pause_ns, struct fy_err *e)
     return 0;
 }
 
+int fy_ctl_pause_keep(struct fy_ctl *c, struct fy_err *e)
+{
+    REQUEST(req, pause, PAUSE, Ferry__PauseRequest, FERRY__PAUSE_REQUEST__INIT);
+    body.keep = true;
+    return call(c, &req, NULL, 0, FERRY__RESPONSE__OP_PAUSE, NULL, NULL, e);
+}
+
 int fy_ctl_resume(struct fy_ctl *c, struct fy_err *e)
 {
     REQUEST(req, resume, RESUME, Ferry__ResumeRequest, FERRY__RESUME_REQUEST__INIT);

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/source.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hv/base/clock.h"
+#include "hv/base/io.h"
+#include "hv/base/log.h"
+#include "migrate/run.h"
+
+#define DEFAULT_DOWNTIME_NS 50000000ull
+
+/* --- the gate
+ * ------------------------------------------------------------------------------------------------ */
+
+/* On the job's reading thread. */
+static void on_cancel(void *arg, const char *why)
+{
+    struct fy_source *s = arg;
+    pthread_mutex_lock(&s->gate_lock);
+    if (s->gate == FY_GATE_OPEN) {
+        s->gate = FY_GATE_CANCELLED;
+        fy_fail(&s->cancel_err, FY_ECANCELLED, "%s", why);
+        if (s->pump)
+            fy_pump_stop(s->pump);
+        fy_rate_stop(&s->rate);
+        if (s->control)
+            fy_chan_abort(s->control);
+        for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
+            if (s->data[i])
+                fy_chan_abort(s->data[i]);
+    }
+    pthread_mutex_unlock(&s->gate_lock);
+}
+
+static void on_gone(void *arg)
+{
+    on_cancel(arg, "ferryd ended; the guest runs on here");
+}
+
+static void on_set(void *arg, const Ferry__SetJob *set)
+{
+    struct fy_source *s = arg;
+    if (set->has_max_bandwidth)
+        fy_rate_set(&s->rate, set->max_bandwidth);
+    if (set->has_max_downtime && set->max_downtime_ns)
+        __atomic_store_n(&s->policy.max_downtime_ns, set->max_downtime_ns, __ATOMIC_RELAXED);
+}
+
+int fy_source_commit_gate(struct fy_source *s, struct fy_err *e)
+{
+    pthread_mutex_lock(&s->gate_lock);
+    bool won = s->gate == FY_GATE_OPEN;
+    if (won)
+        s->gate = FY_GATE_COMMITTED;
+    else
+        *e = s->cancel_err;
+    pthread_mutex_unlock(&s->gate_lock);
+    return won ? 0 : -1;
+}
+
+/* --- the control channel
+ * ------------------------------------------------------------------------------------- */
+
+int fy_source_read(struct fy_source *s, uint16_t want, struct fy_record_header *h, struct fy_err *e)
+{
+    if (fy_record_read(s->control, &s->in, s->buf, h, e) < 0)
+        return -1;
+    if (h->type == FY_REC_ERROR) {
+        Ferry__StreamError *m = ferry__stream_error__unpack(NULL, h->length, s->buf);
+        int code = m && m->code && m->code <= FY_ECRASHED ? (int)m->code : FY_EFAIL;
+        fy_fail(e, code, "%s: %s", s->peer_host, m && m->text ? m->text : "failed without a reason");
+        if (m)
+            ferry__stream_error__free_unpacked(m, NULL);
+        return -1;
+    }
+    if (want && h->type != want)
+        return fy_fail(e, FY_ECORRUPT, "record type %u where type %u is due", h->type, want);
+    return 0;
+}
+
+/* --- plan
+ * ---------------------------------------------------------------------------------------------------- */
+
+#define PLAN_SAMPLE_MS 500
+
+/* Forecast without moving anything: what the guest dirties in half a second against a cautious throughput. */
+static int plan(struct fy_source *s, struct fy_err *e)
+{
+    uint64_t pages;
+    uint64_t a;
+    uint64_t b;
+    fy_policy_init(&s->policy, s->opts->max_downtime_ns, 0, s->machine->vcpus, s->round_trip_ns);
+    if (fy_ctl_tracker_open(s->ctl, "plan", false, &s->tracker, &pages, &s->bitmap_fd, e) < 0 ||
+        fy_ctl_tracker_count(s->ctl, s->tracker, true, &a, e) < 0)
+        return -1;
+    uint64_t start = fy_now_ns();
+    struct fy_err ignored;
+    /* Nothing is expected from the target now: this waits, and notices its end or a cancel. */
+    int n = fy_chan_wait(s->control, -1, PLAN_SAMPLE_MS, &ignored);
+    if (n == 1) {
+        struct fy_record_header h;
+        if (fy_source_read(s, 0, &h, e) < 0 && e->code != FY_EUNREACHABLE)
+            return -1;
+    }
+    if (fy_ctl_tracker_count(s->ctl, s->tracker, true, &b, e) < 0)
+        return -1;
+    double ns = (double)(fy_now_ns() - start);
+    s->policy.dirty_rate = (double)(b > a ? b - a : 0) * 4096.0 / ns;
+    s->report.dirty_rate = (uint64_t)(s->policy.dirty_rate * 1e9);
+    s->report.forecast_total_ns = fy_policy_remaining_ns(&s->policy, s->report.ram_bytes);
+    uint64_t rest = (uint64_t)(s->policy.dirty_rate * 5e6); /* what five milliseconds dirty */
+    s->report.forecast_downtime_ns = fy_policy_forecast(&s->policy, rest);
+    s->report.state = (char *)(uintptr_t) "planned";
+    return 0;
+}
+
+/* --- the job
+ * ------------------------------------------------------------------------------------------------- */
+
+static int prepare(struct fy_source *s, struct fy_err *e)
+{
+    static Ferry__MigrateOptions defaults = FERRY__MIGRATE_OPTIONS__INIT;
+    s->opts = s->start->options ? s->start->options : &defaults;
+    if (!s->opts->max_downtime_ns && s->start->options)
+        s->start->options->max_downtime_ns = DEFAULT_DOWNTIME_NS;
+    if (fy_codec_parse(s->opts->codec, s->opts->has_codec_level, s->opts->codec_level, &s->codec, e) < 0)
+        return -1;
+    if (s->opts->deadline_ns && strcmp(s->opts->on_miss, "cancel") && strcmp(s->opts->on_miss, "pause") &&
+        strcmp(s->opts->on_miss, "force") && *s->opts->on_miss)
+        return fy_fail(e, FY_EUSAGE, "--on-miss is cancel, pause or force, not \"%s\"", s->opts->on_miss);
+    s->buf = malloc(FY_RECORD_BODY_MAX);
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!s->buf || s->wake_fd < 0)
+        return fy_fail(e, FY_ERESOURCE, "no memory for the job");
+    return 0;
+}
+
+static int run(struct fy_source *s, struct fy_err *e)
+{
+    fy_source_progress(s, "connect", true);
+    if (fy_source_connect(s, e) < 0)
+        return -1;
+    s->report.setup_ns = fy_now_ns() - s->began_ns;
+    if (s->opts->plan)
+        return plan(s, e);
+    if (fy_source_open(s, e) < 0)
+        return -1;
+    s->report.setup_ns = fy_now_ns() - s->began_ns;
+    if (fy_source_rounds(s, e) < 0)
+        return -1;
+    return fy_source_switch(s, e);
+}
+
+/* Tell the target why, as far as it still listens. */
+static void send_error(struct fy_source *s, const struct fy_err *e)
+{
+    struct fy_err ignored;
+    Ferry__StreamError m = FERRY__STREAM_ERROR__INIT;
+    m.code = (uint32_t)e->code;
+    m.text = (char *)(uintptr_t)e->text;
+    if (s->control && s->gate == FY_GATE_OPEN)
+        fy_record_send_proto(s->control, &s->out, FY_REC_ERROR, &m.base, &ignored);
+}
+
+static void fill_report(struct fy_source *s)
+{
+    Ferry__JobReport *r = &s->report;
+    struct fy_pump_totals t = {0};
+    if (s->pump)
+        fy_pump_totals(s->pump, &t);
+    r->total_ns = fy_now_ns() - s->began_ns;
+    r->rounds = (uint32_t)s->round;
+    r->pages_zero = t.pages_zero;
+    r->pages_skipped = t.pages_skipped;
+    r->pages_raw = t.pages_raw;
+    r->pages_lz4 = t.pages_lz4;
+    r->pages_zstd = t.pages_zstd;
+    r->moved_bytes = (t.pages_zero + t.pages_raw + t.pages_lz4 + t.pages_zstd) * 4096;
+    r->wire_bytes = t.wire_bytes + (s->control ? fy_chan_wire_bytes(s->control) : 0);
+    r->channels = s->channels;
+    r->tls = !s->opts->plaintext;
+    r->cpu_ns = fy_process_cpu_ns();
+    r->peer_host = s->peer_host;
+    r->warning = s->warning;
+    const char *name = t.pages_lz4 >= t.pages_zstd ? (t.pages_lz4 ? "lz4" : "none") : "zstd";
+    snprintf(s->codec_name, sizeof s->codec_name, "%s", name);
+    r->codec = s->codec_name;
+}
+
+static void release(struct fy_source *s)
+{
+    pthread_mutex_lock(&s->gate_lock);
+    struct fy_chan *control = s->control;
+    s->control = NULL;
+    for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
+        if (s->data[i])
+            fy_chan_abort(s->data[i]);
+    struct fy_pump *pump = s->pump;
+    s->pump = NULL;
+    pthread_mutex_unlock(&s->gate_lock);
+    fy_rate_stop(&s->rate);
+    if (pump)
+        fy_pump_stop(pump);
+    fy_pump_free(pump);
+    for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
+        fy_chan_free(s->data[i]);
+    fy_chan_free(control);
+    fy_tls_free(s->tls);
+    if (s->bitmap)
+        munmap(s->bitmap, (size_t)((s->pages + 63) / 64 * 8));
+    fy_close(&s->bitmap_fd);
+    fy_close(&s->mem_fd);
+    fy_close(&s->wake_fd);
+    if (s->described)
+        ferry__control_out__free_unpacked(s->described, NULL);
+    free(s->buf);
+}
+
+int fy_run_send(struct fy_job *job, uint64_t began_ns)
+{
+    static struct fy_source source;
+    struct fy_source *s = &source;
+    struct fy_err e = {0};
+    s->job = job;
+    s->start = fy_job_start(job);
+    s->began_ns = began_ns;
+    s->mem_fd = s->bitmap_fd = s->wake_fd = -1;
+    ferry__job_report__init(&s->report);
+    pthread_mutex_init(&s->gate_lock, NULL);
+    fy_rate_init(&s->rate, s->start->options ? s->start->options->max_bandwidth : 0);
+    struct fy_job_events events = {.arg = s, .cancel = on_cancel, .set = on_set, .gone = on_gone};
+    int rc = prepare(s, &e);
+    if (rc == 0)
+        rc = fy_job_run(job, &events, &e);
+    if (rc == 0)
+        rc = run(s, &e);
+    pthread_mutex_lock(&s->gate_lock);
+    if (rc < 0 && s->gate == FY_GATE_CANCELLED)
+        e = s->cancel_err;
+    pthread_mutex_unlock(&s->gate_lock);
+    if (rc < 0)
+        send_error(s, &e);
+    /* Give the guest its leases back before anyone hears of the failure. */
+    if (rc < 0 && e.code != FY_EUNCERTAIN)
+        fy_ctl_free(s->ctl);
+    else if (s->ctl && rc < 0)
+        fy_warn("%s", e.text);
+    if (s->opts)
+        fill_report(s);
+    fy_job_report(job, &s->report, rc < 0 ? &e : NULL);
+    release(s);
+    return rc < 0 ? e.code : 0;
+}
