@@ -75,7 +75,7 @@ enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned all
         best = FY_CODEC_ZSTD;
     if (s->batches % EXPLORE == EXPLORE - 1) {
         /* The runner-up is worth a look only where it could win: packing costs are stable, ratios are not. */
-        enum fy_codec other = best == FY_CODEC_LZ4 ? FY_CODEC_ZSTD : FY_CODEC_LZ4;
+        enum fy_codec other = best == FY_CODEC_LZ4 ? FY_CODEC_ZSTD : FY_CODEC_LZ4; /* raw: lz4 is nearest */
         bool known = other == FY_CODEC_LZ4 ? lz4 : zstd;
         if (known && s->pack_ns[other] + 0.5 * s->ratio[other] * s->wire_ns < cost(s, best))
             return other;
@@ -94,9 +94,15 @@ void fy_codec_account(struct fy_codec_stats *s, enum fy_codec tried, size_t raw_
     s->batches++;
     if (tried == FY_CODEC_NONE || !raw_len)
         return;
+    if (!packed_len) {
+        /* Not averaged in: the averages speak of what does shrink, so that it is recognised when it comes
+         * back. */
+        s->hopeless++;
+        return;
+    }
+    s->hopeless = 0;
     blend(&s->pack_ns[tried], (double)pack_ns / (double)raw_len);
-    blend(&s->ratio[tried], packed_len ? (double)packed_len / (double)raw_len : 1.0);
-    s->hopeless = packed_len ? 0 : s->hopeless + 1;
+    blend(&s->ratio[tried], (double)packed_len / (double)raw_len);
 }
 
 void fy_codec_account_wire(struct fy_codec_stats *s, size_t wire_len, uint64_t send_ns)

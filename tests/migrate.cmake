@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+ferry_unit_test(test_stream ferry_migrate)
+target_compile_definitions(test_stream PRIVATE FERRY_GOLDEN="${CMAKE_SOURCE_DIR}/tests/golden")
+ferry_unit_test(test_migrate ferry_migrate)
+find_package(Python3 COMPONENTS Interpreter)
+add_test(NAME golden_stream
+         COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/golden/parse_stream.py --self-check ${CMAKE_SOURCE_DIR}/tests/golden)
+set_tests_properties(golden_stream PROPERTIES LABELS unit)
