@@ -38,27 +38,26 @@ void *memcpy(void *to, const void *from, size_t n)
 }
 
 /* In ring 0. */
-static void gate(unsigned vector, uint64_t entry, unsigned dpl)
+static void gate(unsigned vector, uint64_t entry)
 {
-    idt[2 * vector] =
-        (entry & 0xffff) | 0x08ull << 16 | (uint64_t)(0x8e | dpl << 5) << 40 | (entry >> 16 & 0xffff) << 48;
+    idt[2 * vector] = (entry & 0xffff) | 0x08ull << 16 | 0x8eull << 40 | (entry >> 16 & 0xffff) << 48;
     idt[2 * vector + 1] = entry >> 32;
 }
 
 void idt_fill(void)
 {
     for (unsigned i = 0; i < 32; i++)
-        gate(i, fault_entries[i], 0);
-    gate(0x40, (uint64_t)timer_entry, 0);
-    gate(0x80, (uint64_t)trap_entry, 3);
-    gate(0xff, (uint64_t)spurious_entry, 0);
+        gate(i, fault_entries[i]);
+    gate(0x40, (uint64_t)timer_entry);
+    gate(6, (uint64_t)trap_entry);
+    gate(0xff, (uint64_t)spurious_entry);
 }
 
 /* In ring 0, frame: vector, error code, rip, cs, rflags, rsp, ss. The vCPU stops behind it. */
 void fault_report(const uint64_t *frame, uint64_t cr2)
 {
-    put_line("!fault %u error %x rip %x cs %x rsp %x cr2 %x", frame[0], frame[1], frame[2], frame[3],
-             frame[5], cr2);
+    put_line("!fault %u error %x rip %x cs %x rflags %x rsp %x cr2 %x", frame[0], frame[1], frame[2],
+             frame[3], frame[4], frame[5], cr2);
 }
 
 /* The value of key=value on the command line, or NULL. */
