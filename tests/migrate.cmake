@@ -6,3 +6,4 @@ find_package(Python3 COMPONENTS Interpreter)
 add_test(NAME golden_stream
          COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/golden/parse_stream.py --self-check ${CMAKE_SOURCE_DIR}/tests/golden)
 set_tests_properties(golden_stream PROPERTIES LABELS unit)
+ferry_unit_test(test_pump ferry_migrate)
