@@ -36,8 +36,11 @@ int fy_msg_send(int sock, const void *buf, size_t len, const int *fds, int nfds,
     do
         n = sendmsg(sock, &m, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return fy_fail_errno(e, FY_EUNREACHABLE, errno, "cannot send to the other process");
+    if (n < 0) {
+        int err = errno;
+        fy_fail_errno(e, FY_EUNREACHABLE, err, "cannot send to the other process");
+        return err == EAGAIN || err == EWOULDBLOCK ? -2 : -1;
+    }
     return 0;
 }
 

@@ -12,7 +12,8 @@
 #define FY_MSG_FDS 16
 
 /* Send one message with nfds (0..FY_MSG_FDS) descriptors, which stay the caller's. Blocks where the
- * socket does. Code FY_EUNREACHABLE when the other end is gone. Any thread, one sender at a time. */
+ * socket does. Code FY_EUNREACHABLE when the other end is gone; -2 instead of -1 when the
+ * socket is non-blocking and full (nothing was sent). Any thread, one sender at a time. */
 int fy_msg_send(int sock, const void *buf, size_t len, const int *fds, int nfds, struct fy_err *e);
 
 /* Receive one message into buf (at least FY_MSG_MAX bytes). Returns its length, 0 at end of stream,
