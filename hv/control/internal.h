@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef FERRY_CONTROL_INTERNAL_H
+#define FERRY_CONTROL_INTERNAL_H
+
+#include "hv/base/msg.h"
+#include "hv/control/server.h"
+#include "proto/control.pb-c.h"
+
+#define FY_CONNECTIONS_MAX 64
+#define FY_TRACKERS_MAX 16 /* a connection */
+#define FY_VIEWERS_MAX 16
+
+struct fy_conn_tracker {
+    uint32_t id; /* 0: free */
+    struct fy_tracker *t;
+};
+
+struct fy_conn {
+    struct fy_server *s;
+    struct fy_conn *next;
+    int sock;
+    struct fy_watch *watch;
+    struct fy_lease lease;
+    bool subscribed;
+    bool dead; /* to be closed once its request is done with */
+    struct fy_conn_tracker trackers[FY_TRACKERS_MAX];
+};
+
+struct fy_viewer {
+    struct fy_viewer *next;
+    struct fy_server *s;
+    int sock;
+    struct fy_watch *watch; /* NULL while the guest takes no input */
+};
+
+struct fy_server {
+    struct fy_loop *loop;
+    struct fy_life *life;
+    struct fy_machine *m;
+    int listen_fd;
+    struct fy_watch *listen_watch;
+    struct fy_conn *conns;
+    unsigned conn_count;
+    uint32_t next_tracker;
+    uint8_t run_id[16];
+    struct fy_viewer *viewers; /* changed on the main thread with the console lock held */
+    unsigned viewer_count;
+    bool room_posted; /* atomic */
+    uint8_t in[FY_MSG_MAX], out[FY_MSG_MAX];
+};
+
+/* What an op gives back: its reply lives in `reply`, descriptors stay the op's unless close_fd. */
+struct fy_answer {
+    Ferry__Response resp;
+    union {
+        Ferry__HelloReply hello;
+        Ferry__StatusReply status;
+        Ferry__DescribeReply describe;
+        Ferry__MemoryReply memory;
+        Ferry__PauseReply pause;
+        Ferry__ResumeReply resume;
+        Ferry__TrackerOpenReply tracker_open;
+        Ferry__TrackerTakeReply tracker_take;
+        Ferry__TrackerCountReply tracker_count;
+        Ferry__SaveStateReply save_state;
+        Ferry__LoadStateReply load_state;
+        Ferry__RunReply run;
+        Ferry__Empty empty;
+    } u;
+    Ferry__SlotInfo slots[FY_SLOTS_MAX];
+    Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
+    uint64_t vcpu_dirty[64];
+    int fd;        /* to send, -1: none */
+    bool close_fd; /* after sending */
+};
+
+/* ops.c, ops_tracker.c: carry out a request. fds[0..nfds) came with it and stay the caller's. */
+int fy_op(struct fy_conn *c, const Ferry__Request *req, const int *fds, int nfds, struct fy_answer *a,
+          struct fy_err *e);
+int fy_op_tracker(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
+void fy_trackers_close(struct fy_conn *c);
+
+/* console.c */
+int fy_console_attach(struct fy_server *s, bool scrollback, struct fy_answer *a, struct fy_err *e);
+void fy_console_close_all(struct fy_server *s);
+
+void fy_answer_empty(struct fy_answer *a);
+
+#endif

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The control socket of ferry-hv: proto/control.proto over unix seqpacket, any number of connections, all on
+ * the main thread's loop. docs/spec/control.md. */
+#ifndef FERRY_CONTROL_SERVER_H
+#define FERRY_CONTROL_SERVER_H
+
+#include <stdint.h>
+
+#include "hv/base/err.h"
+#include "hv/base/loop.h"
+#include "hv/vm/life.h"
+
+struct fy_server;
+
+/* Serve `listen_fd` (taken over, also on failure). life outlives the server. When the process is to end, the
+ * loop is stopped after the answer has been sent. */
+struct fy_server *fy_server_new(struct fy_loop *loop, int listen_fd, struct fy_life *life,
+                                const uint8_t run_id[16], struct fy_err *e);
+void fy_server_free(struct fy_server *s);
+
+/* For the machine's callbacks. The state is another one: tell subscribers. Main thread. */
+void fy_server_changed(void *server);
+/* The guest wrote: pass it to viewers. Any thread, console lock held. */
+void fy_server_console_out(struct fy_server *s, const uint8_t *buf, size_t len);
+/* The console takes input again. Any thread. */
+void fy_server_console_room(struct fy_server *s);
+
+#endif

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+/* ferry-hv: one guest. Everything comes by descriptor; it opens no path. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hv/base/err.h"
+#include "hv/base/fault.h"
+#include "hv/base/io.h"
+#include "hv/base/log.h"
+#include "hv/base/loop.h"
+#include "hv/base/msg.h"
+#include "hv/control/server.h"
+#include "hv/cpu/kvm/kvm.h"
+#include "hv/vm/life.h"
+
+#define CONFIG_MAX (1u << 20)
+
+enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT };
+
+struct options {
+    int fd[FD_COUNT];
+    bool incoming, paused, check, probe;
+};
+
+struct hv {
+    struct fy_loop *loop;
+    struct fy_machine *m;
+    struct fy_life life;
+    struct fy_server *server;
+    uint8_t run_id[16];
+};
+
+static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
+                            "N --runlog-fd N --ready-fd N\n"
+                            "                [--kernel-fd N] [--initrd-fd N] [--incoming] [--paused]\n"
+                            "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
+                            "       ferry-hv --probe --kvm-fd N\n"
+                            "ferryd starts this program; see ferry-hv(8).\n";
+
+static int parse_options(int argc, char **argv, struct options *o)
+{
+    static const struct option longs[] = {
+        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL}, {"kvm-fd", 1, NULL, KVM},
+        {"mem-fd", 1, NULL, MEM},       {"mem-ro-fd", 1, NULL, MEM_RO},   {"runlog-fd", 1, NULL, RUNLOG},
+        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},   {"initrd-fd", 1, NULL, INITRD},
+        {"incoming", 0, NULL, 'i'},     {"paused", 0, NULL, 'p'},         {"check", 0, NULL, 'c'},
+        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},        {NULL, 0, NULL, 0},
+    };
+    for (int i = 0; i < FD_COUNT; i++)
+        o->fd[i] = -1;
+    int c;
+    while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+        char *end;
+        switch (c) {
+        case 'i':
+            o->incoming = true;
+            break;
+        case 'p':
+            o->paused = true;
+            break;
+        case 'c':
+            o->check = true;
+            break;
+        case 'q':
+            o->probe = true;
+            break;
+        case 'v':
+            puts(FERRY_VERSION);
+            exit(0);
+        default:
+            if (c < 0 || c >= FD_COUNT)
+                return -1;
+            errno = 0;
+            long n = strtol(optarg, &end, 10);
+            if (*end || errno || n < 3 || n > 1 << 20)
+                return -1;
+            o->fd[c] = (int)n;
+            fy_set_cloexec(o->fd[c], true);
+        }
+    }
+    return optind == argc ? 0 : -1;
+}
+
+static Ferry__Machine *read_config(int fd, struct fy_err *e)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > CONFIG_MAX) {
+        fy_fail(e, FY_EUSAGE, "the machine's description cannot be read");
+        return NULL;
+    }
+    uint8_t *buf = malloc((size_t)st.st_size);
+    Ferry__Machine *m = NULL;
+    if (buf && fy_pread_all(fd, buf, (size_t)st.st_size, 0) == 0)
+        m = ferry__machine__unpack(NULL, (size_t)st.st_size, buf);
+    free(buf);
+    if (!m)
+        fy_fail(e, FY_ECORRUPT, "the machine's description does not parse");
+    return m;
+}
+
+static void say_ready(int fd, const struct fy_err *e, uint64_t prealloc_ns)
+{
+    Ferry__HvReady r = FERRY__HV_READY__INIT;
+    uint8_t buf[2 * FY_ERR_TEXT];
+    struct fy_err send;
+    r.code = (uint32_t)(e ? e->code : 0);
+    r.text = (char *)(uintptr_t)(e ? e->text : "");
+    r.prealloc_ns = prealloc_ns;
+    if (e)
+        fy_error("%s", e->text);
+    if (fd < 0 || ferry__hv_ready__get_packed_size(&r) > sizeof buf)
+        return;
+    size_t len = ferry__hv_ready__pack(&r, buf);
+    if (fy_msg_send(fd, buf, len, NULL, 0, &send) < 0)
+        fy_warn("nobody hears that this process is ready: %s", send.text);
+}
+
+/* The description, complete and found possible here. */
+static Ferry__Machine *prepare(const struct options *o, struct fy_err *e)
+{
+    struct fy_cpu_support *s = calloc(1, sizeof *s);
+    Ferry__Machine *desc = read_config(o->fd[CONFIG], e);
+    if (!s || !desc || fy_kvm_support(o->fd[KVM], s, e) < 0 || fy_machine_complete(desc, s, e) < 0) {
+        if (!s)
+            fy_fail(e, FY_ERESOURCE, "no memory");
+        if (desc)
+            ferry__machine__free_unpacked(desc, NULL);
+        desc = NULL;
+    }
+    free(s);
+    return desc;
+}
+
+/* Can this host run it? Beside the lists, let KVM itself say what it thinks of the CPU model. */
+static int run_check(const struct options *o)
+{
+    struct fy_err e = {.code = 0};
+    Ferry__Machine *desc = prepare(o, &e);
+    if (desc) {
+        struct fy_engine_config c = {.vcpus = 1, .policy = desc->cpu, .dirty_ring = desc->dirty_ring};
+        struct fy_engine *en = fy_kvm_engine_new(o->fd[KVM], &c, &e);
+        if (en)
+            en->ops->free(en);
+        ferry__machine__free_unpacked(desc, NULL);
+    }
+    say_ready(o->fd[READY], e.code ? &e : NULL, 0);
+    return e.code;
+}
+
+static int run_probe(const struct options *o)
+{
+    enum { ROOM = 32768 };
+    struct fy_err e;
+    char *buf = malloc(ROOM);
+    if (!buf || fy_kvm_probe_json(o->fd[KVM], buf, ROOM, &e) < 0) {
+        fprintf(stderr, "ferry-hv: %s\n", buf ? e.text : "no memory");
+        free(buf);
+        return buf ? e.code : FY_ERESOURCE;
+    }
+    puts(buf);
+    free(buf);
+    return 0;
+}
+
+static void on_console_out(void *arg, const uint8_t *buf, size_t len)
+{
+    struct hv *h = arg;
+    if (h->server)
+        fy_server_console_out(h->server, buf, len);
+}
+
+static void on_console_room(void *arg)
+{
+    struct hv *h = arg;
+    if (h->server)
+        fy_server_console_room(h->server);
+}
+
+static void on_ended(void *arg)
+{
+    fy_life_ended(&((struct hv *)arg)->life);
+}
+
+static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)
+{
+    Ferry__Machine *desc = prepare(o, e);
+    if (!desc)
+        return -1;
+    h->loop = fy_loop_new(e);
+    if (h->loop) {
+        struct fy_machine_config c = {
+            .desc = desc,
+            .kvm_fd = o->fd[KVM],
+            .mem_fd = o->fd[MEM],
+            .mem_ro_fd = o->fd[MEM_RO],
+            .kernel_fd = o->fd[KERNEL],
+            .initrd_fd = o->fd[INITRD],
+            .runlog_fd = o->fd[RUNLOG],
+            .incoming = o->incoming,
+            .loop = h->loop,
+            .arg = h,
+            .console_out = on_console_out,
+            .console_room = on_console_room,
+            .ended = on_ended,
+        };
+        memcpy(c.run_id, h->run_id, sizeof c.run_id);
+        h->m = fy_machine_new(&c, prealloc_ns, e);
+    }
+    ferry__machine__free_unpacked(desc, NULL);
+    if (!h->m || (!o->incoming && fy_machine_boot(h->m, e) < 0))
+        return -1;
+    fy_life_init(&h->life, h->m, o->incoming, o->paused);
+    h->server = fy_server_new(h->loop, o->fd[CONTROL], &h->life, h->run_id, e);
+    if (!h->server)
+        return -1;
+    h->life.changed = fy_server_changed;
+    h->life.arg = h->server;
+    return 0;
+}
+
+static int run_guest(struct options *o)
+{
+    struct hv h;
+    struct fy_err e = {.code = 0};
+    uint64_t prealloc_ns = 0;
+    memset(&h, 0, sizeof h);
+    fy_random(h.run_id, sizeof h.run_id);
+    int r = build(&h, o, &prealloc_ns, &e);
+    say_ready(o->fd[READY], r < 0 ? &e : NULL, prealloc_ns);
+    fy_close(&o->fd[READY]);
+    if (r == 0) {
+        fy_life_start(&h.life);
+        r = fy_loop_run(h.loop, &e);
+        if (r < 0)
+            fy_error("%s", e.text);
+    }
+    fy_server_free(h.server);
+    h.server = NULL;
+    fy_machine_free(h.m);
+    fy_loop_free(h.loop);
+    return r < 0 ? e.code : 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.incoming = false};
+    fy_log_init("ferry-hv", FY_LOG_INFO);
+    fy_fault_init();
+    signal(SIGPIPE, SIG_IGN);
+    if (parse_options(argc, argv, &o) < 0 || o.fd[KVM] < 0) {
+        fputs(usage, stderr);
+        return FY_EUSAGE;
+    }
+    if (o.probe)
+        return run_probe(&o);
+    if (o.fd[CONFIG] < 0 || (!o.check && (o.fd[CONTROL] < 0 || o.fd[MEM] < 0 || o.fd[MEM_RO] < 0))) {
+        fputs(usage, stderr);
+        return FY_EUSAGE;
+    }
+    return o.check ? run_check(&o) : run_guest(&o);
+}

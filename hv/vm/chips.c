@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The chips of a machine and what the machine offers them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "hv/base/clock.h"
+#include "hv/vm/internal.h"
+
+uint64_t fy_machine_guest_ns(struct fy_machine *m)
+{
+    if (__atomic_load_n(&m->clock_frozen, __ATOMIC_ACQUIRE))
+        return __atomic_load_n(&m->clock_frozen_ns, __ATOMIC_RELAXED);
+    return fy_now_ns() + (uint64_t)__atomic_load_n(&m->clock_offset, __ATOMIC_RELAXED);
+}
+
+static void host_irq(void *arg, unsigned gsi, bool level)
+{
+    struct fy_machine *m = arg;
+    m->engine->ops->irq(m->engine, gsi, level);
+}
+
+static uint64_t host_guest_ns(void *arg)
+{
+    return fy_machine_guest_ns(arg);
+}
+
+static int64_t host_realtime_s(void *arg)
+{
+    (void)arg;
+    return (int64_t)(fy_realtime_ns() / 1000000000u);
+}
+
+static uint64_t host_realtime_ns(void *arg)
+{
+    (void)arg;
+    return fy_realtime_ns();
+}
+
+static bool host_running(void *arg)
+{
+    struct fy_machine *m = arg;
+    return !__atomic_load_n(&m->clock_frozen, __ATOMIC_ACQUIRE);
+}
+
+static void host_console_out(void *arg, const uint8_t *buf, size_t len)
+{
+    struct fy_machine *m = arg;
+    pthread_mutex_lock(&m->console_lock);
+    fy_console_append(&m->devices[DEV_CONSOLE], buf, len);
+    if (m->console_out)
+        m->console_out(m->arg, buf, len);
+    pthread_mutex_unlock(&m->console_lock);
+}
+
+static void host_console_room(void *arg)
+{
+    struct fy_machine *m = arg;
+    if (m->console_room)
+        m->console_room(m->arg);
+}
+
+static void host_power_off(void *arg)
+{
+    fy_machine_request_end(arg, FY_END_POWER_OFF, -1, "powered off");
+}
+
+static void host_reset(void *arg)
+{
+    fy_machine_request_end(arg, FY_END_RESET, -1, "reset");
+}
+
+static void host_exit(void *arg, int status)
+{
+    fy_machine_request_end(arg, FY_END_EXIT, status, "ended by its debug exit port");
+}
+
+int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
+{
+    m->host = (struct fy_dev_host){
+        .arg = m,
+        .irq = host_irq,
+        .guest_ns = host_guest_ns,
+        .realtime_s = host_realtime_s,
+        .console_out = host_console_out,
+        .power_off = host_power_off,
+        .reset = host_reset,
+        .exit = host_exit,
+        .console_room = host_console_room,
+        .realtime_ns = host_realtime_ns,
+        .running = host_running,
+        .loop = m->loop,
+    };
+    struct fy_device *d = m->devices;
+    if (fy_console_new(&d[DEV_CONSOLE], e) < 0)
+        return -1;
+    m->device_count++;
+    if (fy_serial_new(m->bus, &m->host, &d[DEV_SERIAL], e) < 0)
+        return -1;
+    m->device_count++;
+    if (fy_rtc_new(m->bus, &m->host, m->gmem->bytes, &d[DEV_RTC], e) < 0)
+        return -1;
+    m->device_count++;
+    if (fy_pm_new(m->bus, &m->host, &d[DEV_PM], e) < 0)
+        return -1;
+    m->device_count++;
+    if (!m->desc->debug_exit)
+        return 0;
+    if (fy_debug_exit_new(m->bus, &m->host, &d[DEV_DEBUG_EXIT], e) < 0)
+        return -1;
+    m->device_count++;
+    return 0;
+}
+
+struct fy_device *fy_machine_device(struct fy_machine *m, const char *id)
+{
+    for (unsigned i = 0; i < m->device_count; i++)
+        if (!strcmp(m->devices[i].id, id))
+            return &m->devices[i];
+    return NULL;
+}
+
+int fy_machine_list_devices(Ferry__Machine *desc, const struct fy_device *devices, unsigned count,
+                            struct fy_err *e)
+{
+    desc->devices = calloc(count, sizeof *desc->devices);
+    for (unsigned i = 0; desc->devices && i < count; i++) {
+        Ferry__DeviceDescription *d = malloc(sizeof *d);
+        if (!d)
+            break;
+        ferry__device_description__init(d);
+        d->id = strdup(devices[i].id);
+        d->type = strdup(devices[i].ops->type);
+        d->version = devices[i].ops->version;
+        desc->devices[desc->n_devices++] = d;
+        if (!d->id || !d->type)
+            break;
+    }
+    return desc->n_devices == count ? 0 : fy_fail(e, FY_ERESOURCE, "no memory for the list of devices");
+}
+
+void fy_machine_console_lock(struct fy_machine *m)
+{
+    pthread_mutex_lock(&m->console_lock);
+}
+
+void fy_machine_console_unlock(struct fy_machine *m)
+{
+    pthread_mutex_unlock(&m->console_lock);
+}
+
+size_t fy_machine_scrollback(struct fy_machine *m, uint8_t *buf, size_t room)
+{
+    return fy_console_scrollback(&m->devices[DEV_CONSOLE], buf, room);
+}
+
+size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len)
+{
+    return fy_serial_input(&m->devices[DEV_SERIAL], buf, len);
+}
+
+size_t fy_machine_console_room(struct fy_machine *m)
+{
+    return fy_serial_input_room(&m->devices[DEV_SERIAL]);
+}
+
+void fy_machine_power_button(struct fy_machine *m)
+{
+    fy_pm_power_button(&m->devices[DEV_PM]);
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef FERRY_VM_INTERNAL_H
+#define FERRY_VM_INTERNAL_H
+
+#include <pthread.h>
+
+#include "hv/cpu/cpu.h"
+#include "hv/dev/chips.h"
+#include "hv/vm/machine.h"
+
+enum { DEV_CONSOLE, DEV_SERIAL, DEV_RTC, DEV_PM, DEV_DEBUG_EXIT, DEV_MAX };
+
+struct fy_vcpu_thread {
+    struct fy_machine *m;
+    unsigned index;
+    pthread_t id;
+    bool started;
+    bool parked; /* under m->lock */
+};
+
+struct fy_machine {
+    Ferry__Machine *desc;
+    struct fy_gmem *gmem;
+    struct fy_bus *bus;
+    struct fy_engine *engine;
+    struct fy_logdirty *logdirty;
+    struct fy_device devices[DEV_MAX];
+    unsigned device_count;
+    struct fy_dev_host host;
+    struct fy_loop *loop;
+    int kernel_fd, initrd_fd;
+    int runlog_fd;
+    uint8_t run_id[16];
+    void *arg;
+    void (*console_out)(void *arg, const uint8_t *buf, size_t len);
+    void (*console_room)(void *arg);
+    void (*ended)(void *arg);
+    pthread_mutex_t console_lock;
+
+    pthread_mutex_t lock;
+    pthread_cond_t wake;   /* `run` or `quit` became true */
+    pthread_cond_t parked; /* a thread parked, entered, or the guest ended */
+    bool run, quit;
+    unsigned parked_count;
+    uint64_t first_run_ns;
+    enum fy_end end;
+    int exit_status;
+    char report[FY_REPORT_MAX];
+    struct fy_vcpu_thread threads[FY_VCPUS_LIMIT];
+    unsigned vcpus;
+
+    /* main thread */
+    bool running; /* between the run log's enter and leave */
+    uint64_t running_since, running_ns;
+    uint8_t handover_id[16];
+    bool has_handover_id;
+
+    /* The devices' clock: CLOCK_MONOTONIC + offset, or `frozen_ns` while paused. Atomic. */
+    int64_t clock_offset;
+    uint64_t clock_frozen_ns;
+    bool clock_frozen;
+};
+
+/* run.c */
+int fy_machine_start_threads(struct fy_machine *m, struct fy_err *e);
+void fy_machine_stop_threads(struct fy_machine *m);
+/* Any thread: the guest ends itself. The first reason counts. */
+void fy_machine_request_end(struct fy_machine *m, enum fy_end end, int status, const char *report);
+
+/* chips.c */
+int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e);
+int fy_machine_list_devices(Ferry__Machine *desc, const struct fy_device *devices, unsigned count,
+                            struct fy_err *e);
+struct fy_device *fy_machine_device(struct fy_machine *m, const char *id);
+uint64_t fy_machine_guest_ns(struct fy_machine *m);
+
+#endif

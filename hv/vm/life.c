@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hv/vm/life.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "hv/base/clock.h"
+#include "hv/base/fault.h"
+#include "hv/base/hex.h"
+#include "hv/base/log.h"
+
+static const char *const state_names[] = {
+    [FERRY__GUEST_STATE__GUEST_NONE] = "not there",
+    [FERRY__GUEST_STATE__GUEST_STARTING] = "starting",
+    [FERRY__GUEST_STATE__GUEST_INCOMING] = "incoming",
+    [FERRY__GUEST_STATE__GUEST_RUNNING] = "running",
+    [FERRY__GUEST_STATE__GUEST_PAUSED] = "paused",
+    [FERRY__GUEST_STATE__GUEST_HANDED_OVER] = "handed over",
+    [FERRY__GUEST_STATE__GUEST_STOPPED] = "stopped",
+    [FERRY__GUEST_STATE__GUEST_CRASHED] = "crashed",
+};
+
+void fy_life_init(struct fy_life *l, struct fy_machine *m, bool incoming, bool paused)
+{
+    memset(l, 0, sizeof *l);
+    l->m = m;
+    l->incoming = incoming;
+    l->user_paused = paused;
+    l->last = FERRY__GUEST_STATE__GUEST_STARTING;
+}
+
+Ferry__GuestState fy_life_state(struct fy_life *l)
+{
+    if (l->crashed)
+        return FERRY__GUEST_STATE__GUEST_CRASHED;
+    if (l->stopped)
+        return FERRY__GUEST_STATE__GUEST_STOPPED;
+    if (l->incoming)
+        return FERRY__GUEST_STATE__GUEST_INCOMING;
+    if (l->latched)
+        return FERRY__GUEST_STATE__GUEST_HANDED_OVER;
+    return fy_machine_running(l->m) ? FERRY__GUEST_STATE__GUEST_RUNNING : FERRY__GUEST_STATE__GUEST_PAUSED;
+}
+
+static void tell(struct fy_life *l)
+{
+    Ferry__GuestState now = fy_life_state(l);
+    if (now == l->last)
+        return;
+    l->last = now;
+    if (l->changed)
+        l->changed(l->arg);
+}
+
+static int wrong_state(struct fy_life *l, const char *what, struct fy_err *e)
+{
+    return fy_fail(e, FY_ESTATE, "cannot %s: the guest is %s", what, state_names[fy_life_state(l)]);
+}
+
+const char *fy_life_report(struct fy_life *l)
+{
+    return l->crashed ? fy_machine_report(l->m) : l->end_report;
+}
+
+static void stop(struct fy_life *l, const char *why)
+{
+    l->stopped = true;
+    snprintf(l->end_report, sizeof l->end_report, "%s", why);
+}
+
+/* The guest may have ended itself just before its vCPUs were parked. Parked. */
+static void absorb_end(struct fy_life *l)
+{
+    struct fy_err e;
+    if (l->crashed || l->stopped)
+        return;
+    switch (fy_machine_end(l->m)) {
+    case FY_END_NONE:
+        return;
+    case FY_END_CRASH:
+        l->crashed = true;
+        fy_error("the guest crashed: %s", fy_machine_report(l->m));
+        return;
+    case FY_END_RESET:
+        if (fy_machine_reset(l->m, &e) < 0)
+            stop(l, e.text);
+        return;
+    case FY_END_POWER_OFF:
+    case FY_END_EXIT:
+        stop(l, fy_machine_report(l->m));
+        return;
+    }
+}
+
+/* Make the machine run or stand as the holders want. */
+static void apply(struct fy_life *l)
+{
+    bool want = !l->incoming && !l->latched && !l->user_paused && !l->leases && !l->stopped && !l->crashed &&
+                !l->finish;
+    if (want && !fy_machine_running(l->m))
+        fy_machine_run(l->m, l->has_handover_id ? l->handover_id : NULL);
+    else if (!want)
+        fy_machine_pause(l->m);
+    tell(l);
+}
+
+void fy_life_start(struct fy_life *l)
+{
+    apply(l);
+}
+
+void fy_life_ended(struct fy_life *l)
+{
+    fy_machine_pause(l->m);
+    absorb_end(l);
+    apply(l);
+}
+
+static bool lives(struct fy_life *l)
+{
+    Ferry__GuestState s = fy_life_state(l);
+    return s == FERRY__GUEST_STATE__GUEST_RUNNING || s == FERRY__GUEST_STATE__GUEST_PAUSED;
+}
+
+static bool holds(const struct fy_life *l, const struct fy_lease *lease)
+{
+    return lease->held && lease->epoch == l->lease_epoch;
+}
+
+int fy_life_pause(struct fy_life *l, struct fy_lease *lease, uint64_t *ns, struct fy_err *e)
+{
+    if (!lives(l))
+        return wrong_state(l, "pause", e);
+    *ns = fy_machine_pause(l->m);
+    absorb_end(l);
+    if (!lives(l)) {
+        tell(l);
+        return wrong_state(l, "pause", e);
+    }
+    if (!lease) {
+        l->user_paused = true;
+    } else if (!holds(l, lease)) {
+        *lease = (struct fy_lease){true, l->lease_epoch};
+        l->leases++;
+    }
+    apply(l);
+    if (fy_fault_hit(FY_FAULT_SH_PAUSED))
+        return fy_fail(e, FY_EFAIL, "fault point: paused");
+    return 0;
+}
+
+int fy_life_resume(struct fy_life *l, struct fy_lease *lease, struct fy_err *e)
+{
+    if (l->latched || !lives(l))
+        return wrong_state(l, "resume", e);
+    if (!lease) {
+        l->user_paused = false;
+    } else if (holds(l, lease)) {
+        lease->held = false;
+        l->leases--;
+    } else {
+        return fy_fail(e, FY_ESTATE, "cannot resume: this connection holds no pause");
+    }
+    apply(l);
+    return 0;
+}
+
+void fy_life_lease_end(struct fy_life *l, struct fy_lease *lease)
+{
+    if (!holds(l, lease))
+        return;
+    lease->held = false;
+    l->leases--;
+    apply(l);
+}
+
+int fy_life_latch(struct fy_life *l, const uint8_t id[16], struct fy_err *e)
+{
+    if (l->latched && !memcmp(id, l->handover_id, 16))
+        return 0;
+    if (fy_life_state(l) != FERRY__GUEST_STATE__GUEST_PAUSED)
+        return wrong_state(l, "latch", e);
+    l->latched = true;
+    l->resolved_here = l->ran_by_id = false;
+    memcpy(l->handover_id, id, 16);
+    l->has_handover_id = true;
+    tell(l);
+    if (fy_fault_hit(FY_FAULT_SH_LATCHED))
+        return fy_fail(e, FY_EFAIL, "fault point: latched");
+    return 0;
+}
+
+static int other_id(struct fy_life *l, struct fy_err *e)
+{
+    char have[33] = "none";
+    if (l->has_handover_id)
+        fy_hex(l->handover_id, 16, have);
+    return fy_fail(e, FY_ESTATE, "that hand-over is not this guest's (its own: %s)", have);
+}
+
+static void finish(struct fy_life *l, const char *why)
+{
+    l->finish = true;
+    stop(l, why);
+    apply(l);
+}
+
+static int resolve_latched(struct fy_life *l, bool run_here)
+{
+    if (!run_here) {
+        finish(l, "handed over: the guest is elsewhere");
+        return 0;
+    }
+    l->latched = false;
+    l->resolved_here = true;
+    /* The worker's pause was for this hand-over. */
+    l->lease_epoch++;
+    l->leases = 0;
+    apply(l);
+    return 0;
+}
+
+int fy_life_resolve(struct fy_life *l, const uint8_t id[16], bool run_here, struct fy_err *e)
+{
+    if (l->incoming) {
+        if (run_here)
+            return wrong_state(l, "resolve to run here", e);
+        finish(l, "the hand-over was given up: the guest is elsewhere");
+        return 0;
+    }
+    if (!l->has_handover_id || memcmp(id, l->handover_id, 16))
+        return other_id(l, e);
+    if (l->latched)
+        return resolve_latched(l, run_here);
+    if (run_here)
+        return 0;
+    return fy_fail(e, FY_ESTATE, "cannot resolve as gone: the guest has been run here under this hand-over");
+}
+
+int fy_life_load(struct fy_life *l, const uint8_t *buf, size_t len, struct fy_err *e)
+{
+    if (!l->incoming || l->finish)
+        return wrong_state(l, "load state", e);
+    l->loaded = false;
+    if (fy_machine_load(l->m, buf, len, l->warning, e) < 0)
+        return -1;
+    l->loaded = true;
+    if (fy_fault_hit(FY_FAULT_TH_LOADED))
+        return fy_fail(e, FY_EFAIL, "fault point: loaded");
+    return 0;
+}
+
+int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, struct fy_err *e)
+{
+    if (!l->incoming) {
+        if (l->ran_by_id && !memcmp(id, l->handover_id, 16))
+            return 0;
+        return l->has_handover_id ? other_id(l, e) : wrong_state(l, "run", e);
+    }
+    if (!l->loaded || l->finish)
+        return fy_fail(e, FY_ESTATE, "cannot run: no state has been loaded");
+    if (fy_fault_hit(FY_FAULT_TH_BEFORE_RUN))
+        return fy_fail(e, FY_EFAIL, "fault point: before run");
+    uint64_t start = fy_now_ns();
+    memcpy(l->handover_id, id, 16);
+    l->has_handover_id = true;
+    l->ran_by_id = true;
+    l->incoming = false;
+    l->user_paused = paused;
+    apply(l);
+    l->first_run_ns = paused ? 0 : fy_machine_first_run_ns(l->m);
+    l->run_took_ns = fy_now_ns() - start;
+    if (fy_fault_hit(FY_FAULT_TH_AFTER_RUN))
+        return fy_fail(e, FY_EFAIL, "fault point: after run");
+    return 0;
+}
+
+int fy_life_reset(struct fy_life *l, struct fy_err *e)
+{
+    if (!lives(l))
+        return wrong_state(l, "reset", e);
+    fy_machine_pause(l->m);
+    absorb_end(l);
+    int r = 0;
+    if (lives(l) && fy_machine_reset(l->m, e) < 0) {
+        /* Without images nothing has been touched; else the chips may be half reset. */
+        r = -1;
+        if (fy_machine_has_images(l->m))
+            stop(l, e ? e->text : "reset failed");
+    }
+    apply(l);
+    return r;
+}
+
+int fy_life_quit(struct fy_life *l, bool discard, struct fy_err *e)
+{
+    if (!discard && (lives(l) || l->latched))
+        return fy_fail(e, FY_ESTATE,
+                       "cannot quit: the guest is %s and would be lost (discard ends it all the same)",
+                       state_names[fy_life_state(l)]);
+    l->finish = true;
+    if (!l->crashed && !l->stopped)
+        stop(l, "ended on request");
+    apply(l);
+    return 0;
+}

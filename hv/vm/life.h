@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The life of a guest in this process: who may pause, resume, hand over and end it, and what state it is in.
+ * The rules of "exactly one runner" that the hypervisor has to keep are here (docs/spec/control.md). Main
+ * thread only. */
+#ifndef FERRY_VM_LIFE_H
+#define FERRY_VM_LIFE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "hv/vm/machine.h"
+#include "proto/control.pb-c.h"
+
+/* A pause that one connection holds; zero is "none". */
+struct fy_lease {
+    bool held;
+    uint64_t epoch; /* a resolve ends every lease of an older epoch */
+};
+
+struct fy_life {
+    struct fy_machine *m;
+    void (*changed)(void *arg); /* the state is another one; may be called while a call below runs */
+    void *arg;
+    Ferry__GuestState last;
+    bool incoming; /* came by hand-over and has not been run yet */
+    bool loaded;
+    bool user_paused;
+    unsigned leases;
+    uint64_t lease_epoch;
+    bool latched;
+    uint8_t handover_id[16];
+    bool has_handover_id;
+    bool ran_by_id;     /* run(handover_id) was carried out here */
+    bool resolved_here; /* resolve(handover_id, run_here) was carried out here */
+    uint64_t run_took_ns, first_run_ns;
+    bool stopped, crashed;
+    bool finish; /* this process is to end */
+    char end_report[FY_ERR_TEXT];
+    char warning[FY_ERR_TEXT];
+};
+
+void fy_life_init(struct fy_life *l, struct fy_machine *m, bool incoming, bool paused);
+/* Let a fresh guest run, unless it is to start paused. */
+void fy_life_start(struct fy_life *l);
+
+Ferry__GuestState fy_life_state(struct fy_life *l);
+/* Why it crashed or how it ended, "" while it lives. */
+const char *fy_life_report(struct fy_life *l);
+
+/* The guest ended itself: the machine's `ended` callback. */
+void fy_life_ended(struct fy_life *l);
+
+/* Pause for a lease, or (NULL) for an operator. FY_ESTATE unless the guest runs or is paused. */
+int fy_life_pause(struct fy_life *l, struct fy_lease *lease, uint64_t *ns, struct fy_err *e);
+int fy_life_resume(struct fy_life *l, struct fy_lease *lease, struct fy_err *e);
+/* The lease's holder is gone. */
+void fy_life_lease_end(struct fy_life *l, struct fy_lease *lease);
+
+/* Needs a paused guest; the same ID again has no effect. */
+int fy_life_latch(struct fy_life *l, const uint8_t id[16], struct fy_err *e);
+int fy_life_resolve(struct fy_life *l, const uint8_t id[16], bool run_here, struct fy_err *e);
+
+/* GUEST_INCOMING only. */
+int fy_life_load(struct fy_life *l, const uint8_t *buf, size_t len, struct fy_err *e);
+int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, struct fy_err *e);
+
+int fy_life_reset(struct fy_life *l, struct fy_err *e);
+int fy_life_quit(struct fy_life *l, bool discard, struct fy_err *e);
+
+#endif

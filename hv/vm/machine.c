@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hv/vm/machine.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hv/base/checked.h"
+#include "hv/base/clock.h"
+#include "hv/base/io.h"
+#include "hv/base/log.h"
+#include "hv/cpu/kvm/kvm.h"
+#include "hv/vm/internal.h"
+#include "proto/wire.h"
+
+#define MEMORY_UNIT (2ull << 20)
+
+static Ferry__Machine *copy_desc(const Ferry__Machine *d)
+{
+    size_t len = ferry__machine__get_packed_size(d);
+    uint8_t *buf = malloc(len ? len : 1);
+    if (!buf)
+        return NULL;
+    ferry__machine__pack(d, buf);
+    Ferry__Machine *copy = ferry__machine__unpack(NULL, len, buf);
+    free(buf);
+    return copy;
+}
+
+/* The devices that a machine of this revision has; made once without a machine, to have the list in one place
+ * only. */
+struct expected {
+    const char *id;
+    bool debug_exit_only;
+};
+static const struct expected expected[] = {
+    {"console", false}, {"serial0", false}, {"rtc", false}, {"pm", false}, {"debug-exit", true},
+};
+
+static void check_devices(const Ferry__Machine *d, struct fy_err *why)
+{
+    for (size_t i = 0; i < d->n_devices; i++) {
+        bool known = false;
+        for (size_t k = 0; k < FY_ARRAY_LEN(expected); k++)
+            known |=
+                !strcmp(d->devices[i]->id, expected[k].id) && (!expected[k].debug_exit_only || d->debug_exit);
+        if (!known)
+            fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
+                          d->devices[i]->type, d->devices[i]->version);
+    }
+}
+
+int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, struct fy_err *e)
+{
+    struct fy_err why = {.code = 0}, cpu;
+    if (d->revision != FY_MACHINE_REVISION)
+        fy_reason_add(&why, FY_EREFUSED, "machine revision %u is not known here (this build has %u)",
+                      d->revision, FY_MACHINE_REVISION);
+    if (d->uuid.len != 16)
+        fy_reason_add(&why, FY_EREFUSED, "the guest's UUID has %zu bytes instead of 16", d->uuid.len);
+    if (d->memory_bytes == 0 || d->memory_bytes % MEMORY_UNIT || d->memory_bytes > FY_MEMORY_MAX)
+        fy_reason_add(&why, FY_EREFUSED, "memory of %llu bytes: must be a multiple of 2 MiB, at most 1 TiB",
+                      (unsigned long long)d->memory_bytes);
+    if (d->vcpus == 0 || d->vcpus > FY_VCPUS_MAX)
+        fy_reason_add(&why, FY_EREFUSED, "%u vCPUs: 1 to %u", d->vcpus, FY_VCPUS_MAX);
+    if (d->engine[0] && strcmp(d->engine, "kvm") && strcmp(d->engine, "auto"))
+        fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" is not known here (kvm)", d->engine);
+    check_devices(d, &why);
+    if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
+        fy_reason_add(&why, cpu.code, "%s", cpu.text);
+    if (!why.code)
+        return 0;
+    if (e)
+        *e = why;
+    return -1;
+}
+
+int fy_machine_complete(Ferry__Machine *d, const struct fy_cpu_support *s, struct fy_err *e)
+{
+    if (!d->revision)
+        d->revision = FY_MACHINE_REVISION;
+    if (!d->engine[0] || !strcmp(d->engine, "auto")) {
+        char *engine = strdup("kvm");
+        if (!engine)
+            return fy_fail(e, FY_ERESOURCE, "no memory");
+        if (d->engine != protobuf_c_empty_string)
+            free(d->engine);
+        d->engine = engine;
+    }
+    if (d->cpu && d->cpu->n_cpuid)
+        return fy_machine_check(d, s, e);
+    struct fy_err why = {.code = 0}, cpu;
+    if (fy_machine_check(d, s, &cpu) < 0)
+        fy_reason_add(&why, cpu.code, "%s", cpu.text);
+    Ferry__CpuPolicy *p = malloc(sizeof *p);
+    if (!p)
+        return fy_fail(e, FY_ERESOURCE, "no memory for a CPU policy");
+    ferry__cpu_policy__init(p);
+    if (fy_cpu_resolve(d->cpu ? d->cpu->model : "", s, p, &cpu) < 0)
+        fy_reason_add(&why, cpu.code, "%s", cpu.text);
+    if (why.code) {
+        ferry__cpu_policy__free_unpacked(p, NULL);
+        if (e)
+            *e = why;
+        return -1;
+    }
+    if (d->cpu)
+        ferry__cpu_policy__free_unpacked(d->cpu, NULL);
+    d->cpu = p;
+    return 0;
+}
+
+static int record_msrs(struct fy_machine *m, struct fy_err *e)
+{
+    Ferry__CpuPolicy *p = m->desc->cpu;
+    size_t n;
+    const uint32_t *msrs = m->engine->ops->msrs(m->engine, &n);
+    if (p->n_msrs)
+        return 0;
+    p->msrs = malloc((n ? n : 1) * sizeof *p->msrs);
+    if (!p->msrs)
+        return fy_fail(e, FY_ERESOURCE, "no memory for the list of MSRs");
+    memcpy(p->msrs, msrs, n * sizeof *msrs);
+    p->n_msrs = n;
+    return 0;
+}
+
+/* A description that came with devices must name exactly ours. */
+static int agree_devices(struct fy_machine *m, struct fy_err *e)
+{
+    struct fy_err why = {.code = 0};
+    if (!m->desc->n_devices)
+        return fy_machine_list_devices(m->desc, m->devices, m->device_count, e);
+    for (unsigned i = 0; i < m->device_count; i++) {
+        bool found = false;
+        for (size_t k = 0; k < m->desc->n_devices; k++)
+            found |= !strcmp(m->desc->devices[k]->id, m->devices[i].id);
+        if (!found)
+            fy_reason_add(&why, FY_EREFUSED, "the guest has no device %s, a machine of this revision has",
+                          m->devices[i].id);
+    }
+    for (size_t k = 0; k < m->desc->n_devices; k++) {
+        const Ferry__DeviceDescription *d = m->desc->devices[k];
+        struct fy_device *have = fy_machine_device(m, d->id);
+        if (!have || strcmp(have->ops->type, d->type) || d->version > have->ops->version)
+            fy_reason_add(&why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->id, d->type,
+                          d->version);
+    }
+    if (why.code && e)
+        *e = why;
+    return why.code ? -1 : 0;
+}
+
+static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64_t *prealloc_ns,
+                 struct fy_err *e)
+{
+    const Ferry__Machine *d = m->desc;
+    if (d->prealloc) {
+        long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+        if (fy_gmem_prealloc(m->gmem, cpus > 0 ? (unsigned)cpus : 1, prealloc_ns, e) < 0)
+            return -1;
+    }
+    m->bus = fy_bus_new(e);
+    if (!m->bus)
+        return -1;
+    struct fy_engine_config ec = {
+        .gmem = m->gmem,
+        .bus = m->bus,
+        .vcpus = d->vcpus,
+        .policy = d->cpu,
+        .dirty_ring = d->dirty_ring,
+    };
+    m->engine = fy_kvm_engine_new(c->kvm_fd, &ec, e);
+    if (!m->engine)
+        return -1;
+    m->vcpus = d->vcpus;
+    if (fy_machine_make_chips(m, e) < 0 || agree_devices(m, e) < 0 || record_msrs(m, e) < 0)
+        return -1;
+    m->logdirty = fy_logdirty_new(m->gmem, m->engine->ops->dirty, m->engine, e);
+    if (!m->logdirty)
+        return -1;
+    return fy_machine_start_threads(m, e);
+}
+
+struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *prealloc_ns, struct fy_err *e)
+{
+    int fds[4] = {c->mem_fd, c->mem_ro_fd, c->kernel_fd, c->initrd_fd};
+    struct fy_machine *m = calloc(1, sizeof *m);
+    *prealloc_ns = 0;
+    if (!m) {
+        for (int i = 0; i < 4; i++)
+            fy_close(&fds[i]);
+        fy_fail(e, FY_ERESOURCE, "no memory for a machine");
+        return NULL;
+    }
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->console_lock, NULL);
+    pthread_cond_init(&m->wake, NULL);
+    pthread_cond_init(&m->parked, NULL);
+    m->kernel_fd = c->kernel_fd;
+    m->initrd_fd = c->initrd_fd;
+    m->runlog_fd = c->runlog_fd;
+    memcpy(m->run_id, c->run_id, sizeof m->run_id);
+    m->loop = c->loop;
+    m->arg = c->arg;
+    m->console_out = c->console_out;
+    m->console_room = c->console_room;
+    m->ended = c->ended;
+    m->exit_status = -1;
+    m->clock_frozen = true;
+    m->clock_offset = -(int64_t)fy_now_ns();
+    m->desc = copy_desc(c->desc);
+    if (!m->desc)
+        fy_fail(e, FY_ERESOURCE, "no memory for a machine");
+    else
+        m->gmem = fy_gmem_open(c->mem_fd, c->mem_ro_fd, m->desc->memory_bytes, m->desc->hugepages, e);
+    if (!m->desc) {
+        fy_close(&fds[0]);
+        fy_close(&fds[1]);
+    }
+    if (!m->gmem || build(m, c, prealloc_ns, e) < 0) {
+        fy_machine_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+void fy_machine_free(struct fy_machine *m)
+{
+    if (!m)
+        return;
+    fy_machine_stop_threads(m);
+    fy_logdirty_free(m->logdirty);
+    for (unsigned i = m->device_count; i-- > 0;)
+        m->devices[i].ops->free(m->devices[i].dev);
+    if (m->engine)
+        m->engine->ops->free(m->engine);
+    fy_bus_free(m->bus);
+    fy_gmem_free(m->gmem);
+    if (m->desc)
+        ferry__machine__free_unpacked(m->desc, NULL);
+    fy_close(&m->kernel_fd);
+    fy_close(&m->initrd_fd);
+    pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->console_lock);
+    pthread_cond_destroy(&m->wake);
+    pthread_cond_destroy(&m->parked);
+    free(m);
+}
+
+const Ferry__Machine *fy_machine_desc(const struct fy_machine *m)
+{
+    return m->desc;
+}
+
+struct fy_gmem *fy_machine_memory(struct fy_machine *m)
+{
+    return m->gmem;
+}
+
+struct fy_logdirty *fy_machine_logdirty(struct fy_machine *m)
+{
+    return m->logdirty;
+}
+
+bool fy_machine_vcpu_dirty(struct fy_machine *m, uint64_t *pages)
+{
+    return m->engine->ops->vcpu_dirty(m->engine, pages);
+}

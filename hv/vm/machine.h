@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+/* One machine: memory, bus, chips, vCPUs. It can be built, booted, run, paused, reset, saved and loaded; who
+ * may ask for that and when is hv/vm/life.h's business. Main thread only, unless said otherwise. */
+#ifndef FERRY_VM_MACHINE_H
+#define FERRY_VM_MACHINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hv/base/err.h"
+#include "hv/base/loop.h"
+#include "hv/cpu/model.h"
+#include "hv/mem/guest.h"
+#include "hv/mem/logdirty.h"
+#include "proto/machine.pb-c.h"
+
+#define FY_MACHINE_REVISION 1
+
+struct fy_machine;
+
+struct fy_machine_config {
+    const Ferry__Machine *desc; /* copied */
+    int kvm_fd;                 /* the caller's */
+    int mem_fd, mem_ro_fd;      /* taken over, also on failure */
+    int kernel_fd, initrd_fd;   /* taken over, also on failure; -1: none */
+    int runlog_fd;              /* the caller's; -1: none */
+    uint8_t run_id[16];
+    bool incoming;
+    struct fy_loop *loop;
+    void *arg; /* of the calls below */
+    /* The guest wrote to its console. A vCPU's thread, with the console lock held. */
+    void (*console_out)(void *arg, const uint8_t *buf, size_t len);
+    /* The console takes input again. Any thread. */
+    void (*console_room)(void *arg);
+    /* The guest has ended itself (fy_machine_end is not FY_END_NONE); all vCPUs are parked. Main thread. */
+    void (*ended)(void *arg);
+};
+
+/* Check a description against this build and host without making anything: revision, sizes, devices, CPU
+ * policy. FY_EREFUSED with every reason, a line each. A policy without CPUID is not checked but resolved by
+ * fy_machine_complete. */
+int fy_machine_check(const Ferry__Machine *desc, const struct fy_cpu_support *s, struct fy_err *e);
+
+/* Fill in what a fresh machine leaves open: revision, CPU policy (from cpu.model), engine, devices. desc is
+ * heap memory of protobuf-c's default allocator. */
+int fy_machine_complete(Ferry__Machine *desc, const struct fy_cpu_support *s, struct fy_err *e);
+
+/* Build it, vCPUs parked. *prealloc_ns is set where desc asks for prealloc. NULL on error. */
+struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *prealloc_ns, struct fy_err *e);
+void fy_machine_free(struct fy_machine *m);
+
+/* Load the kernel and set the vCPUs to its entry; also after a reset. FY_EUNSUPPORTED where there is no
+ * kernel. */
+int fy_machine_boot(struct fy_machine *m, struct fy_err *e);
+bool fy_machine_has_images(const struct fy_machine *m);
+/* Power-on state of chips and vCPUs, then boot. Parked. */
+int fy_machine_reset(struct fy_machine *m, struct fy_err *e);
+
+/* Let the vCPUs run. handover_id: 16 bytes for the run log, or NULL. */
+void fy_machine_run(struct fy_machine *m, const uint8_t *handover_id);
+/* Park every vCPU, pending accesses completed; devices are drained. Returns the time it took. Idempotent. */
+uint64_t fy_machine_pause(struct fy_machine *m);
+bool fy_machine_running(const struct fy_machine *m);
+/* Wait until a vCPU has entered the guest since the machine was built, or the guest has ended. Returns the
+ * time (CLOCK_MONOTONIC) of the first entry, 0 for none. Running. */
+uint64_t fy_machine_first_run_ns(struct fy_machine *m);
+
+/* How the guest ended by itself. A reset asked for is taken (and cleared) by fy_machine_reset. */
+enum fy_end { FY_END_NONE, FY_END_POWER_OFF, FY_END_EXIT, FY_END_RESET, FY_END_CRASH };
+enum fy_end fy_machine_end(struct fy_machine *m);
+const char *fy_machine_report(const struct fy_machine *m); /* of a crash; valid once parked */
+int fy_machine_exit_status(const struct fy_machine *m);    /* FY_END_EXIT; else -1 */
+
+/* The whole state but memory as a StateFile in a fresh malloc'd buffer. Parked. */
+int fy_machine_save(struct fy_machine *m, uint8_t **buf, size_t *len, struct fy_err *e);
+/* Parse, validate all, then commit. warning: FY_ERR_TEXT bytes, "" where there is none. On an error found
+ * before the commit nothing has changed; on a later one the machine must not run. Parked. */
+int fy_machine_load(struct fy_machine *m, const uint8_t *buf, size_t len, char *warning, struct fy_err *e);
+
+const Ferry__Machine *fy_machine_desc(const struct fy_machine *m); /* complete, with devices */
+struct fy_gmem *fy_machine_memory(struct fy_machine *m);
+struct fy_logdirty *fy_machine_logdirty(struct fy_machine *m);
+/* vcpus numbers; false where the engine cannot tell. */
+bool fy_machine_vcpu_dirty(struct fy_machine *m, uint64_t *pages);
+
+struct fy_machine_times {
+    uint64_t running_ns;  /* sum of the intervals in which vCPUs could run */
+    uint64_t vcpu_cpu_ns; /* CPU time of vCPU threads */
+    uint64_t resident;    /* bytes that the memfd holds */
+};
+void fy_machine_times(struct fy_machine *m, struct fy_machine_times *t);
+
+/* Console. Output callbacks come with the lock held, so that scrollback and what follows fit together. */
+void fy_machine_console_lock(struct fy_machine *m);
+void fy_machine_console_unlock(struct fy_machine *m);
+size_t fy_machine_scrollback(struct fy_machine *m, uint8_t *buf, size_t room);
+size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
+size_t fy_machine_console_room(struct fy_machine *m);
+void fy_machine_power_button(struct fy_machine *m);
+
+#endif
