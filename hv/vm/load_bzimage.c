@@ -170,7 +170,7 @@ static int write_gdt(struct fy_gmem *m, struct fy_boot *boot, struct fy_err *e)
 int fy_load_bzimage(struct fy_gmem *m, const struct fy_boot_images *images, struct fy_boot *boot,
                     struct fy_err *e)
 {
-    struct bzimage z;
+    struct bzimage z = {0};
     uint64_t at;
     uint64_t initrd;
     if (parse(images, &z, e) || place(m, &z, &at, e))
