@@ -17,3 +17,6 @@ add_custom_command(
   COMMENT "selfcheck.elf"
   VERBATIM)
 add_custom_target(selfcheck ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/selfcheck.elf)
+
+ferry_program(check_memory SOURCES ${CMAKE_CURRENT_LIST_DIR}/check_memory.c)
+set_target_properties(check_memory PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/guests)

@@ -7,7 +7,7 @@
 #define DEBT_MS 20      /* work that a pause left undone and that is made up for */
 #define IDLE_TICK_MS 10 /* of vCPUs that only wait for a verdict */
 
-uint64_t sc_phrases[SC_PHRASES][4];
+uint64_t sc_phrases[SC_PHRASES][SC_SLOT_WORDS];
 volatile unsigned verdict_wanted;
 volatile unsigned verdict_done[SC_CPUS];
 volatile unsigned cpus_filled;
