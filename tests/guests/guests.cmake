@@ -20,3 +20,13 @@ add_custom_target(selfcheck ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/selfche
 
 ferry_program(check_memory SOURCES ${CMAKE_CURRENT_LIST_DIR}/check_memory.c)
 set_target_properties(check_memory PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/guests)
+
+# The checker of stock Linux guests, their /init: static, without the project's flags (sanitizers do not link statically).
+add_custom_command(
+  OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/ledger
+  COMMAND ${GUEST_CC} -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Werror -static -pthread
+          -o ${CMAKE_BINARY_DIR}/tests/guests/ledger ${CMAKE_CURRENT_LIST_DIR}/initramfs/ledger.c
+  DEPENDS ${CMAKE_CURRENT_LIST_DIR}/initramfs/ledger.c
+  COMMENT "ledger"
+  VERBATIM)
+add_custom_target(ledger ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/ledger)
