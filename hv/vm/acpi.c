@@ -134,7 +134,7 @@ static long write_facs(struct area *a, struct fy_err *e)
 
 static long write_madt(struct area *a, unsigned vcpus, struct fy_err *e)
 {
-    size_t len = SDT_HEADER + 8 + 8 * (size_t)vcpus + 12 + 2 * 10 + 6;
+    size_t len = SDT_HEADER + 8 + 8 * (size_t)vcpus + 12 + 10 + 6;
     long at = take(a, len, e);
     if (at < 0)
         return -1;
@@ -154,10 +154,7 @@ static long write_madt(struct area *a, unsigned vcpus, struct fy_err *e)
     p[2] = (uint8_t)vcpus;
     fy_put32(p + 4, FY_IOAPIC_ADDRESS);
     p += 12;
-    p[0] = 2; /* the PIT's IRQ 0 arrives at pin 2 */
-    p[1] = 10;
-    fy_put32(p + 4, 2);
-    p += 10;
+    /* no override for IRQ 0: KVM's default routing puts the PIT at pin 0 */
     p[0] = 2;
     p[1] = 10;
     p[3] = FY_GSI_SCI;
