@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmctl start */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/args.h"
+#include "cli/cli.h"
+#include "hv/base/io.h"
+
+enum { OPT_MODEL = 256, OPT_ENGINE, OPT_PREALLOC, OPT_HUGE, OPT_DEBUG_EXIT, OPT_RING, OPT_PAUSED };
+
+static const struct option longs[] = {
+    {"console", no_argument, NULL, 'c'},
+    {"memory", required_argument, NULL, 'm'},
+    {"cpus", required_argument, NULL, 'p'},
+    {"kernel", required_argument, NULL, 'k'},
+    {"initrd", required_argument, NULL, 'r'},
+    {"append", required_argument, NULL, 'a'},
+    {"cpu-model", required_argument, NULL, OPT_MODEL},
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"prealloc", no_argument, NULL, OPT_PREALLOC},
+    {"hugepages", no_argument, NULL, OPT_HUGE},
+    {"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
+    {"dirty-ring", optional_argument, NULL, OPT_RING},
+    {"paused", no_argument, NULL, OPT_PAUSED},
+    {NULL, 0, NULL, 0},
+};
+
+struct start {
+    Ferry__ApiStart op;
+    const char *kernel, *initrd;
+    bool console;
+};
+
+static int option(struct cli *c, struct start *s, int o)
+{
+    uint64_t v;
+    switch (o) {
+    case 'c':
+        s->console = true;
+        break;
+    case 'm':
+        if (cli_parse_size(optarg, &s->op.memory_bytes) < 0 || s->op.memory_bytes < 2u << 20)
+            return cli_fail(c, FY_EUSAGE, "-m %s is no memory size (write it like 512M or 2G, at least 2M)",
+                            optarg);
+        break;
+    case 'p':
+        if (cli_parse_number(optarg, 1, 64, &v) < 0)
+            return cli_fail(c, FY_EUSAGE, "-p %s: a guest has 1 to 64 vCPUs", optarg);
+        s->op.vcpus = (uint32_t)v;
+        break;
+    case 'k':
+        s->kernel = optarg;
+        break;
+    case 'r':
+        s->initrd = optarg;
+        break;
+    case 'a':
+        s->op.cmdline = optarg;
+        break;
+    case OPT_MODEL:
+        s->op.cpu_model = optarg;
+        break;
+    case OPT_ENGINE:
+        s->op.engine = optarg;
+        break;
+    case OPT_PREALLOC:
+        s->op.prealloc = true;
+        break;
+    case OPT_HUGE:
+        s->op.hugepages = true;
+        break;
+    case OPT_DEBUG_EXIT:
+        s->op.debug_exit = true;
+        break;
+    case OPT_RING:
+        if (cli_parse_number(optarg ? optarg : "4096", 1024, 65536, &v) < 0 || (v & (v - 1)))
+            return cli_fail(c, FY_EUSAGE, "--dirty-ring=%s: a power of two from 1024 to 65536", optarg);
+        s->op.dirty_ring = (uint32_t)v;
+        break;
+    default:
+        s->op.paused = true;
+    }
+    return 0;
+}
+
+static void on_reply(void *arg, const Ferry__ApiReply *r, int *fds, int nfds)
+{
+    (void)fds;
+    (void)nfds;
+    struct cli *c = arg;
+    if (r->kind_case != FERRY__API_REPLY__KIND_GUEST || r->code)
+        return;
+    if (c->json) {
+        struct cli_json j = cli_json_begin(stdout);
+        cli_guest_members(&j, r->guest);
+        cli_json_end(&j);
+    }
+    if (*r->guest->warning)
+        fprintf(stderr, "vmctl: start %s: warning: %s\n", r->guest->name, r->guest->warning);
+}
+
+static int open_image(struct cli *c, const char *path, int *fd)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
+        return cli_fail(c, FY_EUSAGE, "cannot open %s: %s", path, strerror(errno));
+    return 0;
+}
+
+int verb_start(struct cli *c)
+{
+    struct start s = {.op = FERRY__API_START__INIT};
+    int code = 0, o;
+    while ((o = cli_option(c, "cm:p:k:r:a:", longs, &code)) != -1) {
+        if (o == -2)
+            return code;
+        if ((code = option(c, &s, o)) != 0)
+            return code;
+    }
+    if ((code = cli_operands(c, 1, "NAME -k KERNEL [options]")) != 0)
+        return code;
+    if (!s.kernel)
+        return cli_fail(c, FY_EUSAGE, "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage)");
+    int fds[2] = {-1, -1};
+    s.op.name = (char *)(uintptr_t)c->name;
+    s.op.has_initrd = s.initrd != NULL;
+    Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
+    req.op_case = FERRY__API_REQUEST__OP_START;
+    req.start = &s.op;
+    struct cli_request r = {
+        .req = &req, .fds = fds, .nfds = s.initrd ? 2 : 1, .on_reply = on_reply, .arg = c};
+    code = open_image(c, s.kernel, &fds[0]);
+    if (code == 0 && s.initrd)
+        code = open_image(c, s.initrd, &fds[1]);
+    if (code == 0)
+        code = cli_call(c, &r);
+    fy_close(&fds[0]);
+    fy_close(&fds[1]);
+    return code == 0 && s.console ? cli_console(c, c->name) : code;
+}
