@@ -93,21 +93,28 @@ static bool alarm_byte(const uint8_t *cmos, uint8_t index, uint8_t now)
     return (cmos[index] & ALARM_ANY) == ALARM_ANY || cmos[index] == now;
 }
 
-static bool alarm_at(const uint8_t *cmos, int64_t s)
+/* Seconds from s on in which the alarm surely does not ring; 0: it rings at s. Skips whole hours and minutes.
+ */
+static int64_t alarm_silence(const uint8_t *cmos, int64_t s)
 {
     int day = (int)((s % DAY_S + DAY_S) % DAY_S);
-    return alarm_byte(cmos, RTC_SECONDS_ALARM, put(cmos, day % 60)) &&
-           alarm_byte(cmos, RTC_MINUTES_ALARM, put(cmos, day / 60 % 60)) &&
-           alarm_byte(cmos, RTC_HOURS_ALARM, put_hour(cmos, day / 3600));
+    if (!alarm_byte(cmos, RTC_HOURS_ALARM, put_hour(cmos, day / 3600)))
+        return 3600 - day % 3600;
+    if (!alarm_byte(cmos, RTC_MINUTES_ALARM, put(cmos, day / 60 % 60)))
+        return 60 - day % 60;
+    return alarm_byte(cmos, RTC_SECONDS_ALARM, put(cmos, day % 60)) ? 0 : 1;
 }
 
 bool fy_rtc_alarm_between(const uint8_t *cmos, int64_t after, int64_t until)
 {
     if (until <= after)
-        return alarm_at(cmos, until);
+        return !alarm_silence(cmos, until);
     /* the alarm knows no date: one day holds every case */
-    for (int64_t s = FY_MAX(after + 1, until - DAY_S + 1); s <= until; s++)
-        if (alarm_at(cmos, s))
+    for (int64_t s = FY_MAX(after + 1, until - DAY_S + 1); s <= until;) {
+        int64_t silence = alarm_silence(cmos, s);
+        if (!silence)
             return true;
+        s += silence;
+    }
     return false;
 }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+/* One chip under the fuzzer: the input is {u16 length, state message, operations of 4 bytes}. The state is
+ * loaded, then a thousand operations are done (the input's, then derived ones), and the chip must still save
+ * a state that it loads again unchanged. */
+#ifndef FERRY_TESTS_FUZZ_DEVICE_H
+#define FERRY_TESTS_FUZZ_DEVICE_H
+
+#include <string.h>
+
+#include "hv/dev/chips.h"
+#include "tests/fuzz/fuzz.h"
+
+#define FUZZ_OPS 1000
+
+struct fuzz_device {
+    struct fy_bus *bus;
+    struct fy_dev_host host;
+    struct fy_device dev;
+    uint64_t guest_ns, realtime_ns;
+    const uint16_t *ports; /* first ports of what the chip claims */
+    unsigned port_count;
+    void (*other)(struct fuzz_device *f, uint32_t op); /* what is no port access; NULL allowed */
+};
+
+static void fz_irq(void *arg, unsigned gsi, bool level)
+{
+    (void)arg;
+    (void)level;
+    MUST(gsi < 24);
+}
+
+static uint64_t fz_guest_ns(void *arg)
+{
+    return ((struct fuzz_device *)arg)->guest_ns;
+}
+
+static int64_t fz_realtime_s(void *arg)
+{
+    return (int64_t)(((struct fuzz_device *)arg)->realtime_ns / 1000000000);
+}
+
+static uint64_t fz_realtime_ns(void *arg)
+{
+    return ((struct fuzz_device *)arg)->realtime_ns;
+}
+
+static void fz_out(void *arg, const uint8_t *buf, size_t len)
+{
+    (void)arg;
+    (void)buf;
+    MUST(len > 0);
+}
+
+static void fz_event(void *arg)
+{
+    (void)arg;
+}
+
+static void fz_exit(void *arg, int status)
+{
+    (void)arg;
+    (void)status;
+}
+
+static inline void fuzz_device_init(struct fuzz_device *f)
+{
+    f->bus = fy_bus_new(NULL);
+    MUST(f->bus);
+    f->host = (struct fy_dev_host){.arg = f,
+                                   .irq = fz_irq,
+                                   .guest_ns = fz_guest_ns,
+                                   .realtime_s = fz_realtime_s,
+                                   .realtime_ns = fz_realtime_ns,
+                                   .console_out = fz_out,
+                                   .console_room = fz_event,
+                                   .power_off = fz_event,
+                                   .reset = fz_event,
+                                   .exit = fz_exit};
+    f->guest_ns = 77;
+    f->realtime_ns = 1700000000123456789ull;
+}
+
+static inline void fuzz_device_op(struct fuzz_device *f, uint32_t op)
+{
+    unsigned kind = op & 7;
+    unsigned size = 1u << (op >> 3 & 3);
+    uint32_t value = op >> 16;
+    uint16_t port = f->port_count ? (uint16_t)(f->ports[(op >> 8 & 15) % f->port_count] + (op >> 12 & 7)) : 0;
+    if (kind == 0) {
+        f->guest_ns += (uint64_t)value << (op >> 5 & 31);
+        f->realtime_ns = (f->realtime_ns + ((uint64_t)value << (op >> 5 & 31))) & INT64_MAX;
+    } else if (kind == 1 && f->other) {
+        f->other(f, op);
+    } else if (kind == 2 && (op >> 24) == 0xa5) {
+        f->dev.ops->reset(f->dev.dev);
+    } else if (kind & 1) {
+        fy_bus_write(f->bus, FY_SPACE_PORT, port, size, value);
+    } else {
+        fy_bus_read(f->bus, FY_SPACE_PORT, port, size);
+    }
+}
+
+static inline void fuzz_device_run(struct fuzz_device *f, const uint8_t *data, size_t size)
+{
+    struct fy_err e = {0};
+    uint64_t seed = 0x9e3779b97f4a7c15ull ^ size;
+    if (size >= 2) {
+        size_t len = data[0] | (size_t)data[1] << 8;
+        len = len < size - 2 ? len : size - 2;
+        if (f->dev.ops->load(f->dev.dev, data + 2, len, &e))
+            MUST(e.code == FY_ECORRUPT && e.text[0]);
+        data += 2 + len;
+        size -= 2 + len;
+    }
+    for (unsigned i = 0; i < FUZZ_OPS; i++) {
+        uint32_t op;
+        if (size >= 4) {
+            memcpy(&op, data, 4);
+            data += 4;
+            size -= 4;
+        } else {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            op = (uint32_t)(seed >> 16);
+        }
+        fuzz_device_op(f, op);
+    }
+    uint8_t *a = NULL;
+    uint8_t *b = NULL;
+    size_t alen;
+    size_t blen;
+    MUST(f->dev.ops->save(f->dev.dev, &a, &alen, &e) == 0);
+    if (f->dev.ops->load(f->dev.dev, a, alen, &e)) {
+        fprintf(stderr, "%s\n", e.text);
+        MUST(!"the chip refuses its own state");
+    }
+    MUST(f->dev.ops->save(f->dev.dev, &b, &blen, &e) == 0);
+    MUST(alen == blen && memcmp(a, b, alen) == 0);
+    free(a);
+    free(b);
+    f->dev.ops->free(f->dev.dev);
+    fy_bus_free(f->bus);
+}
+
+#endif
