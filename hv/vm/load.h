@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Kernel loaders: guest memory and the first vCPU's registers from a kernel image, initrd and command line. */
+/* Kernel loaders: guest memory and the first vCPU's registers from a kernel image, initrd and command line.
+ */
 #ifndef FERRY_VM_LOAD_H
 #define FERRY_VM_LOAD_H
 
@@ -12,12 +13,12 @@
 
 /* How vCPU 0 starts. Flat segments; everything not here is at its reset value. */
 struct fy_boot {
-    bool long_mode;     /* true: 64-bit with the page tables at cr3; false: 32-bit protected, paging off */
+    bool long_mode; /* true: 64-bit with the page tables at cr3; false: 32-bit protected, paging off */
     uint64_t rip, rsp;
-    uint64_t rbx;       /* PVH: hvm_start_info */
-    uint64_t rsi;       /* bzImage: boot_params */
-    uint64_t cr3;       /* long mode: an identity map that covers at least 4 GiB */
-    uint64_t gdt_base;  /* long mode: a GDT in guest memory with __BOOT_CS 0x10 and __BOOT_DS 0x18 */
+    uint64_t rbx;      /* PVH: hvm_start_info */
+    uint64_t rsi;      /* bzImage: boot_params */
+    uint64_t cr3;      /* long mode: an identity map that covers at least 4 GiB */
+    uint64_t gdt_base; /* long mode: a GDT in guest memory with __BOOT_CS 0x10 and __BOOT_DS 0x18 */
     uint16_t gdt_limit;
 };
 
@@ -31,10 +32,12 @@ struct fy_boot_images {
     uint64_t acpi_rsdp; /* gpa of the RSDP */
 };
 
-/* Load an ELF with an XEN_ELFNOTE_PHYS32_ENTRY note (PVH) or a bzImage (protocol 2.12 or later, XLF_KERNEL_64;
- * Linux Documentation/arch/x86/boot.rst). FY_ECORRUPT for an image that breaks its format, FY_EUNSUPPORTED for one that
- * is neither, FY_ERESOURCE when memory is too small; says what and where. Guest memory is undefined after an error. */
-int fy_load_kernel(struct fy_gmem *m, const struct fy_boot_images *images, struct fy_boot *boot, struct fy_err *e);
+/* Load an ELF with an XEN_ELFNOTE_PHYS32_ENTRY note (PVH) or a bzImage (protocol 2.12 or later,
+ * XLF_KERNEL_64; Linux Documentation/arch/x86/boot.rst). FY_ECORRUPT for an image that breaks its format,
+ * FY_EUNSUPPORTED for one that is neither, FY_ERESOURCE when memory is too small; says what and where. Guest
+ * memory is undefined after an error. */
+int fy_load_kernel(struct fy_gmem *m, const struct fy_boot_images *images, struct fy_boot *boot,
+                   struct fy_err *e);
 
 /* E820-like map of machine revision 1. Returns the number of entries written (at most room). */
 struct fy_ram_range {
@@ -43,8 +46,8 @@ struct fy_ram_range {
 };
 size_t fy_memory_map(const struct fy_gmem *m, struct fy_ram_range *out, size_t room);
 
-/* Write the ACPI tables (RSDP, XSDT, FADT, FACS, MADT, DSDT) for `vcpus` into the reserved area below 1 MiB and
- * return the RSDP's address in *rsdp. */
+/* Write the ACPI tables (RSDP, XSDT, FADT, FACS, MADT, DSDT, SSDT) for `vcpus` into the reserved area below
+ * 1 MiB and return the RSDP's address in *rsdp. */
 int fy_acpi_write(struct fy_gmem *m, unsigned vcpus, uint64_t *rsdp, struct fy_err *e);
 
 #endif
