@@ -65,7 +65,7 @@ int fy_kvm_vcpu_create(struct fy_kvm *k, unsigned i, struct fy_err *e)
         return -1;
     uint64_t offered = 0, mce = MCE_BANKS | MCG_CTL_P;
     if (ioctl(k->kvm_fd, KVM_X86_GET_MCE_CAP_SUPPORTED, &offered) < 0 || !(offered & MCG_CTL_P) ||
-        (offered & 0xff) < MCE_BANKS || ioctl(v->fd, KVM_X86_SETUP_MCE, &mce) < 0)
+        fy_kvm_cap(k->kvm_fd, KVM_CAP_MCE) < (int)MCE_BANKS || ioctl(v->fd, KVM_X86_SETUP_MCE, &mce) < 0)
         return fy_fail_errno(e, FY_EUNSUPPORTED, errno, "KVM cannot give a vCPU %u machine-check banks",
                              MCE_BANKS);
     if (fy_kvm_tsc_setup(k, i, e) < 0)
