@@ -6,6 +6,8 @@
 #include "hv/cpu/model.h"
 #include "proto/wire.h"
 
+#define PIT_NO_MODE 255 /* never programmed */
+
 static int bad(struct fy_err *e, const char *what, const char *field)
 {
     return fy_fail(e, FY_ECORRUPT, "%s state: %s is out of range", what, field);
@@ -102,7 +104,7 @@ int fy_pit_validate(const Ferry__Pit *p, struct fy_err *e)
         CHECK("pit", c->count >= 1 && c->count <= 65536, "count");
         CHECK("pit", c->latched_count <= 0xffff && c->count_latched <= 4 && c->status <= 255, "latch");
         CHECK("pit", c->read_state <= 4 && c->write_state <= 4 && c->write_latch <= 255, "access state");
-        CHECK("pit", c->rw_mode <= 3 && c->mode <= 7, "mode");
+        CHECK("pit", c->rw_mode <= 3 && (c->mode <= 7 || c->mode == PIT_NO_MODE), "mode");
         CHECK("pit", c->loaded_ago_ns < 1ull << 62, "load time");
     }
     return 0;
