@@ -16,7 +16,8 @@
 #define STS_MASK (STS_PWRBTN | STS_WAK)
 #define EN_GBL 0x0020
 #define EN_PWRBTN 0x0100
-#define EN_MASK (EN_GBL | EN_PWRBTN)
+#define EN_RTC 0x0400 /* kept for drivers that insist on it; RTC_STS never rises */
+#define EN_MASK (EN_GBL | EN_PWRBTN | EN_RTC)
 #define CNT_SCI_EN 0x0001
 #define CNT_SLP_TYP 0x1c00
 #define CNT_SLP_EN 0x2000

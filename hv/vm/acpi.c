@@ -110,7 +110,7 @@ static long write_fadt(struct area *a, uint64_t facs, uint64_t dsdt, struct fy_e
                           FADT_RESET_REGISTER | FADT_HEADLESS);
     put_gas(t + 116, 8, FY_PORT_RESET);
     t[128] = FY_RESET_VALUE;
-    fy_put64(t + 132, facs);
+    /* FIRMWARE_CTRL is set, so X_FIRMWARE_CTRL stays 0 */
     fy_put64(t + 140, dsdt);
     put_gas(t + 148, 32, FY_PORT_PM1_EVENT);
     put_gas(t + 172, 16, FY_PORT_PM1_CONTROL);

@@ -78,8 +78,8 @@ static void check_tables(unsigned vcpus)
     assert_int_equal(sum(r, 36), 0);
     const uint8_t *f = listed(rsdp, "FACP");
     table(fy_get64(f + 140), "DSDT");
-    assert_memory_equal(fy_gmem_at(m, fy_get64(f + 132), 64), "FACS", 4);
-    assert_int_equal(fy_get64(f + 132) % 64, 0);
+    assert_memory_equal(fy_gmem_at(m, fy_get32(f + 36), 64), "FACS", 4);
+    assert_int_equal(fy_get32(f + 36) % 64, 0);
     assert_int_equal(fy_get64(f + 148 + 4), FY_PORT_PM1_EVENT);
     assert_int_equal(fy_get32(f + 56), FY_PORT_PM1_EVENT);
     assert_int_equal(fy_get64(f + 172 + 4), FY_PORT_PM1_CONTROL);

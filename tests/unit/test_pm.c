@@ -25,14 +25,14 @@ static void power_button(void **state)
     assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT, 2), 0x100);
     fx_outp(f, FY_PORT_PM1_EVENT + 2, 2, 0xffff);
     assert_true(f->line[FY_GSI_SCI]);
-    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT + 2, 2), 0x120);
+    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT + 2, 2), 0x520);
     fx_outp(f, FY_PORT_PM1_EVENT, 2, 0x001); /* another bit does not clear it */
     assert_true(f->line[FY_GSI_SCI]);
     fx_same_after_load(f);
     fx_mutate(f);
     fx_outp(f, FY_PORT_PM1_EVENT + 1, 1, 0x01); /* by its byte */
     assert_false(f->line[FY_GSI_SCI]);
-    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT, 4), 0x01200000);
+    assert_int_equal(fx_in(f, FY_PORT_PM1_EVENT, 4), 0x05200000);
 }
 
 static void soft_off(void **state)
