@@ -52,7 +52,6 @@ class Console:
         self.text = b""
         self.chunks = []  # (monotonic ns, bytes)
         self.ended = False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(10)
         # sun_path is short: go through the folder.
@@ -61,10 +60,11 @@ class Console:
             self.control.connect(f"/proc/self/fd/{fd}/{os.path.basename(path)}")
         finally:
             os.close(fd)
-        socket.send_fds(self.control, [self.ATTACH[scrollback]], [theirs.fileno()])
-        theirs.close()
-        self.control.recv(65536)
-        self.sock = ours
+        self.control.send(self.ATTACH[scrollback])
+        reply, fds, _, _ = socket.recv_fds(self.control, 65536, 1)
+        if not fds:
+            raise Failure(f"ferry-hv gives no console: {reply!r}")
+        self.sock = socket.socket(fileno=fds[0])
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
