@@ -112,6 +112,7 @@ static void say_ready(int fd, const struct fy_err *e, uint64_t prealloc_ns)
     r.code = (uint32_t)(e ? e->code : 0);
     r.text = (char *)(uintptr_t)(e ? e->text : "");
     r.prealloc_ns = prealloc_ns;
+    r.ready = r.code == 0;
     if (e)
         fy_error("%s", e->text);
     if (fd < 0 || ferry__hv_ready__get_packed_size(&r) > sizeof buf)

@@ -135,7 +135,7 @@ static void read_ready(struct hvproc *p, int sock, uint64_t start)
     struct fy_err e;
     long n = fy_msg_recv(sock, buf, NULL, NULL, &e);
     p->ready_ns = fy_now_ns() - start;
-    MUST(n >= 0); /* success is an empty message but for its zero code */
+    MUST(n > 0);
     p->ready = ferry__hv_ready__unpack(NULL, (size_t)n, buf);
     MUST(p->ready);
 }

@@ -460,10 +460,12 @@ static void test_many_vcpus(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: test_engine FERRY-HV\n");
+    if (argc != 2 && argc != 3) {
+        fprintf(stderr, "usage: test_engine FERRY-HV [PATTERN]\n");
         return 2;
     }
+    if (argc == 3)
+        cmocka_set_test_filter(argv[2]);
     program = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run_and_pause),

@@ -114,24 +114,52 @@ size_t fy_kvm_msrs_listed(int kvm_fd, bool tsc_aux, uint32_t *out, size_t room)
     return n;
 }
 
-static bool travels(int fd, uint32_t index)
+struct many_msrs {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entries[FY_MSRS_MAX];
+};
+
+/* Read every MSR of list and write it back, in as few calls as may be; refused[i]: KVM will not have list[i]
+ * read or written. */
+static void try_msrs(int fd, const uint32_t *list, size_t n, bool *refused)
 {
-    uint64_t v;
-    return fy_kvm_msr_read(fd, index, &v) == 0 && fy_kvm_msr_write(fd, index, v) == 0;
+    struct many_msrs get, set;
+    memset(&get, 0, sizeof get);
+    memset(&set, 0, sizeof set);
+    for (size_t done = 0; done < n;) {
+        for (size_t i = done; i < n; i++)
+            get.entries[i - done].index = list[i];
+        get.head.nmsrs = (uint32_t)(n - done);
+        int got = ioctl(fd, KVM_GET_MSRS, &get);
+        got = got < 0 ? 0 : got;
+        for (int at = 0; at < got;) {
+            memcpy(set.entries, &get.entries[at], (size_t)(got - at) * sizeof set.entries[0]);
+            set.head.nmsrs = (uint32_t)(got - at);
+            int put = ioctl(fd, KVM_SET_MSRS, &set);
+            at += put < 0 ? 0 : put;
+            if (at < got)
+                refused[done + (size_t)at++] = true;
+        }
+        done += (size_t)got;
+        if (done < n)
+            refused[done++] = true;
+    }
 }
 
 int fy_kvm_msrs_choose(struct fy_kvm *k, struct fy_err *e)
 {
     int fd = k->vcpus[0].fd;
+    bool refused[FY_MSRS_MAX] = {false};
     uint64_t v;
     k->has_tsc_adjust = fy_kvm_msr_read(fd, MSR_TSC_ADJUST, &v) == 0;
     if (k->policy->n_msrs) {
         struct fy_err why = {.code = 0};
         if (k->policy->n_msrs > FY_MSRS_MAX)
             return fy_fail(e, FY_ECORRUPT, "CPU policy: %zu MSRs", k->policy->n_msrs);
+        try_msrs(fd, k->policy->msrs, k->policy->n_msrs, refused);
         for (size_t i = 0; i < k->policy->n_msrs; i++) {
             k->msrs[k->msr_count++] = k->policy->msrs[i];
-            if (!travels(fd, k->policy->msrs[i]))
+            if (refused[i])
                 fy_reason_add(&why, FY_EREFUSED,
                               "MSR 0x%x travels with the guest and cannot be set on this host",
                               k->policy->msrs[i]);
@@ -142,19 +170,15 @@ int fy_kvm_msrs_choose(struct fy_kvm *k, struct fy_err *e)
     }
     uint32_t listed[FY_MSRS_MAX];
     size_t n = fy_kvm_msrs_listed(k->kvm_fd, fy_cpu_has(k->policy, "rdtscp"), listed, FY_MSRS_MAX);
+    try_msrs(fd, listed, n, refused);
     for (size_t i = 0; i < n; i++) {
-        if (travels(fd, listed[i]))
+        if (!refused[i])
             k->msrs[k->msr_count++] = listed[i];
         else
             fy_debug("MSR 0x%x: listed by KVM but cannot be read and written; it stays", listed[i]);
     }
     return 0;
 }
-
-struct many_msrs {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entries[FY_MSRS_MAX];
-};
 
 int fy_kvm_msrs_get(struct fy_kvm *k, int fd, Ferry__Vcpu *v, struct fy_err *e)
 {

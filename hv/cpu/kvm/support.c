@@ -69,10 +69,30 @@ static int trial_open(int kvm_fd, struct trial *t, struct fy_err *e)
     return -1;
 }
 
-static void trial_close(struct trial *t)
+static void *close_main(void *arg)
 {
+    struct trial *t = arg;
     fy_close(&t->vcpu);
     fy_close(&t->vm);
+    free(t);
+    return NULL;
+}
+
+/* The end of a VM waits for grace periods, 10 ms and more: not on the way to a guest's start. */
+static void trial_close(const struct trial *t)
+{
+    struct trial *copy = malloc(sizeof *copy);
+    pthread_t id;
+    if (!copy) {
+        close(t->vcpu);
+        close(t->vm);
+        return;
+    }
+    *copy = *t;
+    if (pthread_create(&id, NULL, close_main, copy))
+        close_main(copy);
+    else
+        pthread_detach(id);
 }
 
 int fy_kvm_support(int kvm_fd, struct fy_cpu_support *out, struct fy_err *e)
