@@ -5,3 +5,6 @@ target_link_libraries(test_engine PRIVATE ferry_control_client ferry_proto ferry
 set_target_properties(test_engine PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 add_test(NAME test_engine COMMAND test_engine $<TARGET_FILE:ferry-hv>)
 set_tests_properties(test_engine PROPERTIES LABELS engine TIMEOUT 300)
+ferry_unit_test(test_mem ferry_mem ferry_base)
+ferry_unit_test(test_logdirty ferry_mem ferry_base)
+ferry_unit_test(test_cpu_model ferry_cpu ferry_proto ferry_base)
