@@ -57,23 +57,43 @@ static bool stays(uint32_t index)
     return false;
 }
 
-struct one_msr {
+/* KVM's messages end in an array; these give it room. */
+union one_msr {
     struct kvm_msrs head;
-    struct kvm_msr_entry entry;
+    uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
+union many_msrs {
+    struct kvm_msrs head;
+    uint8_t room[sizeof(struct kvm_msrs) + FY_MSRS_MAX * sizeof(struct kvm_msr_entry)];
+};
+
+#define MSR_LIST_MAX 1024u
+
+union msr_list {
+    struct kvm_msr_list head;
+    uint8_t room[sizeof(struct kvm_msr_list) + MSR_LIST_MAX * sizeof(uint32_t)];
 };
 
 int fy_kvm_msr_read(int fd, uint32_t index, uint64_t *value)
 {
-    struct one_msr m = {.head = {.nmsrs = 1}, .entry = {.index = index}};
+    union one_msr m;
+    memset(&m, 0, sizeof m);
+    m.head.nmsrs = 1;
+    m.head.entries[0].index = index;
     if (ioctl(fd, KVM_GET_MSRS, &m) != 1)
         return -1;
-    *value = m.entry.data;
+    *value = m.head.entries[0].data;
     return 0;
 }
 
 int fy_kvm_msr_write(int fd, uint32_t index, uint64_t value)
 {
-    struct one_msr m = {.head = {.nmsrs = 1}, .entry = {.index = index, .data = value}};
+    union one_msr m;
+    memset(&m, 0, sizeof m);
+    m.head.nmsrs = 1;
+    m.head.entries[0].index = index;
+    m.head.entries[0].data = value;
     return ioctl(fd, KVM_SET_MSRS, &m) == 1 ? 0 : -1;
 }
 
@@ -89,18 +109,18 @@ static size_t add(uint32_t *out, size_t n, size_t room, uint32_t index)
 
 size_t fy_kvm_msrs_listed(int kvm_fd, bool tsc_aux, uint32_t *out, size_t room)
 {
-    struct {
-        struct kvm_msr_list head;
-        uint32_t indices[1024];
-    } list = {.head = {.nmsrs = 1024}};
+    union msr_list list;
+    memset(&list, 0, sizeof list);
+    list.head.nmsrs = MSR_LIST_MAX;
     size_t n = 0;
     if (ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &list) < 0)
         list.head.nmsrs = 0;
     bool deadline = false;
-    for (uint32_t i = 0; i < list.head.nmsrs && i < 1024; i++) {
-        deadline |= list.indices[i] == MSR_TSC_DEADLINE;
-        if (!stays(list.indices[i]) && list.indices[i] != MSR_TSC_DEADLINE && list.indices[i] != MSR_TSC_AUX)
-            n = add(out, n, room, list.indices[i]);
+    for (uint32_t i = 0; i < list.head.nmsrs && i < MSR_LIST_MAX; i++) {
+        deadline |= list.head.indices[i] == MSR_TSC_DEADLINE;
+        if (!stays(list.head.indices[i]) && list.head.indices[i] != MSR_TSC_DEADLINE &&
+            list.head.indices[i] != MSR_TSC_AUX)
+            n = add(out, n, room, list.head.indices[i]);
     }
     for (size_t i = 0; i < sizeof mtrrs / sizeof mtrrs[0]; i++)
         n = add(out, n, room, mtrrs[i]);
@@ -114,26 +134,21 @@ size_t fy_kvm_msrs_listed(int kvm_fd, bool tsc_aux, uint32_t *out, size_t room)
     return n;
 }
 
-struct many_msrs {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entries[FY_MSRS_MAX];
-};
-
 /* Read every MSR of list and write it back, in as few calls as may be; refused[i]: KVM will not have list[i]
  * read or written. */
 static void try_msrs(int fd, const uint32_t *list, size_t n, bool *refused)
 {
-    struct many_msrs get, set;
+    union many_msrs get, set;
     memset(&get, 0, sizeof get);
     memset(&set, 0, sizeof set);
     for (size_t done = 0; done < n;) {
         for (size_t i = done; i < n; i++)
-            get.entries[i - done].index = list[i];
+            get.head.entries[i - done].index = list[i];
         get.head.nmsrs = (uint32_t)(n - done);
         int got = ioctl(fd, KVM_GET_MSRS, &get);
         got = got < 0 ? 0 : got;
         for (int at = 0; at < got;) {
-            memcpy(set.entries, &get.entries[at], (size_t)(got - at) * sizeof set.entries[0]);
+            memcpy(set.head.entries, &get.head.entries[at], (size_t)(got - at) * sizeof set.head.entries[0]);
             set.head.nmsrs = (uint32_t)(got - at);
             int put = ioctl(fd, KVM_SET_MSRS, &set);
             at += put < 0 ? 0 : put;
@@ -182,11 +197,11 @@ int fy_kvm_msrs_choose(struct fy_kvm *k, struct fy_err *e)
 
 int fy_kvm_msrs_get(struct fy_kvm *k, int fd, Ferry__Vcpu *v, struct fy_err *e)
 {
-    struct many_msrs m;
+    union many_msrs m;
     memset(&m, 0, sizeof m);
     m.head.nmsrs = (uint32_t)k->msr_count;
     for (size_t i = 0; i < k->msr_count; i++)
-        m.entries[i].index = k->msrs[i];
+        m.head.entries[i].index = k->msrs[i];
     int got = ioctl(fd, KVM_GET_MSRS, &m);
     if (got < 0)
         return fy_fail_errno(e, FY_EFAIL, errno, "KVM_GET_MSRS");
@@ -198,8 +213,8 @@ int fy_kvm_msrs_get(struct fy_kvm *k, int fd, Ferry__Vcpu *v, struct fy_err *e)
         if (!o)
             break;
         ferry__msr__init(o);
-        o->index = m.entries[i].index;
-        o->value = m.entries[i].data;
+        o->index = m.head.entries[i].index;
+        o->value = m.head.entries[i].data;
         v->msrs[v->n_msrs++] = o;
     }
     if (v->n_msrs != k->msr_count)
@@ -211,14 +226,14 @@ int fy_kvm_msrs_get(struct fy_kvm *k, int fd, Ferry__Vcpu *v, struct fy_err *e)
 
 int fy_kvm_msrs_set(struct fy_kvm *k, int fd, const Ferry__Vcpu *v, struct fy_err *e)
 {
-    struct many_msrs m;
+    union many_msrs m;
     memset(&m, 0, sizeof m);
     if (v->n_msrs > FY_MSRS_MAX)
         return fy_fail(e, FY_ECORRUPT, "%zu MSRs", v->n_msrs);
     m.head.nmsrs = (uint32_t)v->n_msrs;
     for (size_t i = 0; i < v->n_msrs; i++) {
-        m.entries[i].index = v->msrs[i]->index;
-        m.entries[i].data = v->msrs[i]->value;
+        m.head.entries[i].index = v->msrs[i]->index;
+        m.head.entries[i].data = v->msrs[i]->value;
     }
     if ((k->has_tsc_adjust || v->tsc_adjust) && fy_kvm_msr_write(fd, MSR_TSC_ADJUST, v->tsc_adjust) < 0)
         return fy_fail(e, FY_ECORRUPT, "KVM refuses MSR 0x%x", MSR_TSC_ADJUST);
@@ -227,6 +242,6 @@ int fy_kvm_msrs_set(struct fy_kvm *k, int fd, const Ferry__Vcpu *v, struct fy_er
         return fy_fail_errno(e, FY_EFAIL, errno, "KVM_SET_MSRS");
     if ((size_t)set != v->n_msrs)
         return fy_fail(e, FY_ECORRUPT, "KVM refuses the value 0x%llx of MSR 0x%x",
-                       (unsigned long long)m.entries[set].data, m.entries[set].index);
+                       (unsigned long long)m.head.entries[set].data, m.head.entries[set].index);
     return 0;
 }
