@@ -70,7 +70,7 @@ uint64_t fy_machine_first_run_ns(struct fy_machine *m);
 enum fy_end { FY_END_NONE, FY_END_POWER_OFF, FY_END_EXIT, FY_END_RESET, FY_END_CRASH };
 enum fy_end fy_machine_end(struct fy_machine *m);
 const char *fy_machine_report(const struct fy_machine *m); /* of a crash; valid once parked */
-int fy_machine_exit_status(const struct fy_machine *m);    /* FY_END_EXIT; else -1 */
+int fy_machine_exit_status(struct fy_machine *m);          /* FY_END_EXIT; else -1 */
 
 /* The whole state but memory as a StateFile in a fresh malloc'd buffer. Parked. */
 int fy_machine_save(struct fy_machine *m, uint8_t **buf, size_t *len, struct fy_err *e);

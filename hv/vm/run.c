@@ -219,9 +219,12 @@ const char *fy_machine_report(const struct fy_machine *m)
     return m->report;
 }
 
-int fy_machine_exit_status(const struct fy_machine *m)
+int fy_machine_exit_status(struct fy_machine *m)
 {
-    return m->exit_status;
+    pthread_mutex_lock(&m->lock);
+    int status = m->exit_status;
+    pthread_mutex_unlock(&m->lock);
+    return status;
 }
 
 void fy_machine_times(struct fy_machine *m, struct fy_machine_times *t)
