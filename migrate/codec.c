@@ -51,9 +51,11 @@ void fy_codec_stats_init(struct fy_codec_stats *s)
         .pack_ns = {0.0, 0.67, 1.4}, .ratio = {1.0, 0.2, 0.12}, .wire_ns = 1.0, .hopeless = 0};
 }
 
+/* A byte on the wire costs the receiver about what it costs the sender; unpacking is counted as a third of
+ * packing. */
 static double cost(const struct fy_codec_stats *s, enum fy_codec c)
 {
-    return s->pack_ns[c] + s->ratio[c] * s->wire_ns;
+    return s->pack_ns[c] * 4 / 3 + s->ratio[c] * s->wire_ns * 2;
 }
 
 enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned allowed,
@@ -77,7 +79,7 @@ enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned all
         /* The runner-up is worth a look only where it could win: packing costs are stable, ratios are not. */
         enum fy_codec other = best == FY_CODEC_LZ4 ? FY_CODEC_ZSTD : FY_CODEC_LZ4; /* raw: lz4 is nearest */
         bool known = other == FY_CODEC_LZ4 ? lz4 : zstd;
-        if (known && s->pack_ns[other] + 0.5 * s->ratio[other] * s->wire_ns < cost(s, best))
+        if (known && s->pack_ns[other] + s->ratio[other] * s->wire_ns < cost(s, best))
             return other;
     }
     return best;
