@@ -44,7 +44,7 @@ const size_t fy_feature_word_count = sizeof fy_feature_words / sizeof fy_feature
 const struct fy_feature fy_features[] = {
     /* The x86-64 baseline, with what every 64-bit processor has. */
     {W1D, 0, 1, "fpu"},
-    {W1D, 1, 1, "vme"},
+    {W1D, 1, 0, "vme"},
     {W1D, 2, 1, "de"},
     {W1D, 3, 1, "pse"},
     {W1D, 4, 1, "tsc"},
