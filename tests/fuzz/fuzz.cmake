@@ -1,21 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ferry_fuzz(NAME LINKS...): tests/fuzz/fuzz_NAME.c, a libFuzzer target with its seeds in tests/fuzz/corpus/NAME. With
-# FERRY_FUZZ it is a fuzzer (run by tests/fuzz/run.sh), else a program that goes through the seeds and simple
-# mutations of them, run by ctest with labels unit and fuzz. The binary is in ${CMAKE_BINARY_DIR}/tests/fuzz.
-function(ferry_fuzz name)
-  add_executable(fuzz_${name} ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_${name}.c)
-  target_include_directories(fuzz_${name} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
-  target_link_libraries(fuzz_${name} PRIVATE ${ARGN})
-  set_target_properties(fuzz_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/fuzz)
-  if(FERRY_FUZZ)
-    target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
-  else()
-    target_sources(fuzz_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/fuzz/standalone.c)
-    add_test(NAME fuzz_${name} COMMAND fuzz_${name} ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name})
-    set_tests_properties(fuzz_${name} PROPERTIES LABELS "unit;fuzz" TIMEOUT 600)
-  endif()
-endfunction()
-
+include(${CMAKE_CURRENT_LIST_DIR}/ferry_fuzz.cmake)
 ferry_fuzz(serial ferry_dev ferry_mem ferry_base)
 ferry_fuzz(console ferry_dev ferry_mem ferry_base)
 ferry_fuzz(rtc ferry_dev ferry_mem ferry_base)
