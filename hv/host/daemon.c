@@ -173,7 +173,7 @@ static void found(void *arg, const struct fy_err *err)
         bool undecided =
             g->state == FYD_G_INCOMING || g->state == FYD_G_HANDING || g->state == FYD_G_UNCERTAIN;
         struct fyd_ho *h = fyd_id_is_zero(g->handover) ? NULL : fyd_ho_find(r->d, g->handover);
-        if (!undecided && h && h->m.step == FY_HS_OPEN)
+        if (!undecided && h && h->m.step != FY_HS_END)
             undecided = true;
         if (!undecided) {
             fyd_copy(g->report, sizeof g->report, "its hypervisor ended while the daemon was away");

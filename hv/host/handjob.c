@@ -281,7 +281,7 @@ static void resume_now(struct fyd_ho *h)
             fyd_ho_feed(h, FY_HE_W_GONE);
         else if (h->m.hv)
             fyd_ho_status(h);
-    } else if (h->m.step == FY_HS_OPEN) {
+    } else if (h->m.step == FY_HS_LOOK) {
         if (h->m.hv) {
             /* A run that the daemon before us asked for may be on its way: look, and look again. */
             h->again = fy_timer_new(h->d->loop, ask_twice, h, NULL);
@@ -310,7 +310,7 @@ static void on_old_worker(int fd, unsigned ready, void *arg)
 void fyd_ho_resume(struct fyd_ho *h)
 {
     struct fy_err e;
-    bool open = h->m.step == FY_HS_OPEN;
+    bool open = h->m.step == FY_HS_OPEN || h->m.step == FY_HS_LOOK;
     h->guest = fyd_id_is_zero(h->uuid) ? NULL : fyd_guest_by_uuid(h->d, h->uuid);
     if (h->guest && open) {
         memcpy(h->guest->handover, h->id, FYD_ID_LEN);

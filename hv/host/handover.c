@@ -276,6 +276,7 @@ static uint32_t target_hv_gone(struct fy_ho *h)
     switch (h->step) {
     case FY_HS_SPAWN:
     case FY_HS_OPEN:
+    case FY_HS_LOOK:
     case FY_HS_RUN:
     case FY_HS_KILL:
         h->step = FY_HS_LOG;
@@ -308,12 +309,13 @@ uint32_t fy_ho_target(struct fy_ho *h, enum fy_ho_event ev)
     case FY_HE_RUN:
         return target_run(h);
     case FY_HE_H_RUNS:
-        return h->step == FY_HS_RUN || h->step == FY_HS_KILL || h->step == FY_HS_OPEN
+        return h->step == FY_HS_RUN || h->step == FY_HS_KILL || h->step == FY_HS_LOOK
                    ? write_last(h, FY_HO_RAN)
                    : 0;
     case FY_HE_H_CANNOT:
+        return h->step == FY_HS_RUN ? target_kill(h) : 0;
     case FY_HE_FOUND:
-        return h->step == FY_HS_RUN || h->step == FY_HS_OPEN ? target_kill(h) : 0;
+        return h->step == FY_HS_LOOK ? target_kill(h) : 0;
     case FY_HE_ABORT:
         return target_abort(h);
     case FY_HE_W_GONE:
@@ -348,6 +350,10 @@ struct fy_ho fy_ho_restart(enum fy_ho_state journal, bool hv)
     struct fy_ho h = {.journal = (uint8_t)journal, .want = (uint8_t)journal, .hv = hv};
     bool open = journal == FY_HO_HANDING || journal == FY_HO_INCOMING;
     h.step = journal == FY_HO_NONE ? FY_HS_IDLE : open ? FY_HS_OPEN : FY_HS_END;
+    /* A run that the daemon before this one asked for may be on its way: until that is known nobody gets a
+     * promise. */
+    if (journal == FY_HO_INCOMING)
+        h.step = FY_HS_LOOK;
     h.settled = h.step == FY_HS_END;
     return h;
 }

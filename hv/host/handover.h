@@ -84,6 +84,7 @@ enum fy_ho_step {
     FY_HS_PROBE,   /* source: asking our hypervisor */
     FY_HS_ASK,     /* source: asking the peer */
     FY_HS_SPAWN,   /* target: the hypervisor is being made */
+    FY_HS_LOOK,    /* target: restarted, finding out whether it has run */
     FY_HS_RUN,     /* target: told the hypervisor to run */
     FY_HS_KILL,    /* target: ending the hypervisor */
     FY_HS_LOG,     /* target: looking into the run log */

@@ -371,11 +371,8 @@ void fyd_host_join_over(struct fyd_job *j)
         return;
     if (j->pair_pinned && h)
         fyd_reply_host(c, h, true);
-    else if (r && r->code)
-        fyd_reply_fail(c, (int)r->code,
-                       "%s (a token is good once and for ten minutes; `vmctl host invite` on the other "
-                       "host prints a new one)",
-                       r->error);
+    else if (r && r->code && (r->code != FY_EUNREACHABLE || !strncmp(r->error, "cannot connect", 14)))
+        fyd_reply_fail(c, (int)r->code, "%s", r->error);
     else
         fyd_reply_fail(c, FY_EAUTH,
                        "%s did not take the token (it is good once and for ten minutes; `vmctl host "
