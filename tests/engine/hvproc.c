@@ -163,6 +163,7 @@ struct hvproc *hvproc_start(const char *program, const struct hvproc_options *o)
     int config = make_config(o);
     int kernel = o->kernel_path ? open(o->kernel_path, O_RDONLY | O_CLOEXEC)
                                 : (o->code ? make_elf(o->code, o->code_len) : -1);
+    int initrd = o->initrd_path ? open(o->initrd_path, O_RDONLY | O_CLOEXEC) : -1;
     a.v[a.n++] = (char *)(uintptr_t)program;
     add(&a, "--config-fd", config);
     add(&a, "--control-fd", p->listen);
@@ -173,6 +174,8 @@ struct hvproc *hvproc_start(const char *program, const struct hvproc_options *o)
     add(&a, "--ready-fd", ready[1]);
     if (kernel >= 0)
         add(&a, "--kernel-fd", kernel);
+    if (initrd >= 0)
+        add(&a, "--initrd-fd", initrd);
     if (o->machine)
         add(&a, "--incoming", -1);
     if (o->paused)
@@ -195,6 +198,7 @@ struct hvproc *hvproc_start(const char *program, const struct hvproc_options *o)
     fy_close(&kvm);
     fy_close(&ro_fd);
     fy_close(&kernel);
+    fy_close(&initrd);
     fy_close(&p->listen);
     fy_set_cloexec(p->mem_fd, true);
     fy_set_cloexec(p->runlog_fd, true);

@@ -24,6 +24,7 @@ struct hvproc_options {
     const void *code; /* flat 32-bit code for a PVH ELF; NULL: incoming */
     size_t code_len;
     const char *kernel_path; /* instead of code */
+    const char *initrd_path; /* or NULL */
     const char *cmdline;
     uint64_t memory;
     uint32_t vcpus;

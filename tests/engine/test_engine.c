@@ -169,9 +169,12 @@ static void test_crash_report(void **state)
     Ferry__ControlOut *hold;
     assert_true(hvproc_await(p, FERRY__GUEST_STATE__GUEST_CRASHED));
     const char *report = hvproc_status(p, &hold)->report;
-    assert_non_null(strstr(report, "rip 00000000001000"));
+    assert_non_null(strstr(report, "triple fault"));
     assert_non_null(strstr(report, "bytes at rip:"));
-    assert_non_null(strstr(report, "rax 00000000deadbeef"));
+    if (!strstr(report, "KVM has reset this vCPU")) {
+        assert_non_null(strstr(report, "rip 00000000001000"));
+        assert_non_null(strstr(report, "rax 00000000deadbeef"));
+    }
     ferry__control_out__free_unpacked(hold, NULL);
     hvproc_end(p);
 }

@@ -48,6 +48,10 @@ void fy_kvm_report(struct fy_kvm *k, unsigned vcpu, const char *why, char *repor
         add(&t, "its registers cannot be read\n");
         return;
     }
+    /* AMD's manual leaves the state undefined after a shutdown, so that KVM begins anew before it reports it.
+     */
+    if (s.cs.base == 0xffff0000 && r.rip == 0xfff0)
+        add(&t, "KVM has reset this vCPU: the registers are not those of the fault\n");
 #define U(x) ((unsigned long long)(x))
     add(&t, "rax %016llx rbx %016llx rcx %016llx rdx %016llx\n", U(r.rax), U(r.rbx), U(r.rcx), U(r.rdx));
     add(&t, "rsi %016llx rdi %016llx rsp %016llx rbp %016llx\n", U(r.rsi), U(r.rdi), U(r.rsp), U(r.rbp));
