@@ -6,7 +6,7 @@
  * that covers it has returned. Every slot has one lock; what the source reports, and every mask that is
  * cleared in it, goes to all trackers, and a clear uses only bits got since the last clear of that page.
  *
- * Contract: docs/architecture.md, "Log-dirty"; messages: proto/control.proto (Tracker*). */
+ * Contract: docs/spec/control.md, "Log-dirty"; messages: proto/control.proto (Tracker*). */
 #ifndef FERRY_MEM_LOGDIRTY_H
 #define FERRY_MEM_LOGDIRTY_H
 
