@@ -276,6 +276,15 @@ static void resume_now(struct fyd_ho *h)
     bool rebooted = strcmp(h->boot_id, h->d->boot_id) != 0;
     fy_info("hand-over of %s: found %s in the journal, its hypervisor is %s", h->guest_name,
             fy_ho_state_name(h->m.journal), h->m.hv ? "alive" : "gone");
+    bool undecided = h->guest && (h->guest->state == FYD_G_HANDING || h->guest->state == FYD_G_UNCERTAIN ||
+                                  h->guest->state == FYD_G_INCOMING);
+    if (h->m.step == FY_HS_END && undecided) {
+        /* The journal's last record was written, what it means for the guest was not. */
+        if (h->source)
+            fyd_ho_source_settled(h, h->m.journal == FY_HO_ABORTED);
+        else
+            fyd_ho_target_settled(h, h->m.journal == FY_HO_RAN);
+    }
     if (h->source) {
         if (h->m.step == FY_HS_OPEN)
             fyd_ho_feed(h, FY_HE_W_GONE);

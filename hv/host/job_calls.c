@@ -84,7 +84,12 @@ struct create {
     char peer[FYD_NAME_MAX];
     char reasons[FY_ERR_TEXT];
     int code;
+    struct fy_watch *timer; /* while a guest that moved away is still ending here */
+    unsigned waits;
 };
+
+#define ENDING_WAIT_MS 20
+#define ENDING_WAITS 250
 
 static void add_reason(struct create *c, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -129,6 +134,7 @@ static void check_room(struct create *c)
 
 static void create_free(struct create *c)
 {
+    fy_watch_free(c->timer);
     if (c->machine)
         ferry__machine__free_unpacked(c->machine, NULL);
     free(c);
@@ -212,6 +218,29 @@ static void checked(void *arg, const char *reasons)
     create_free(c);
 }
 
+/* A guest may come back before the process that it left here has given its memory back: that is awaited, not
+ * refused. */
+static void create_begin(void *arg)
+{
+    struct create *c = arg;
+    struct fyd_guest *g = fyd_guest_by_uuid(c->d, c->machine->uuid.data);
+    if (!fyd_job_find(c->d, c->job_id)) {
+        create_free(c);
+        return;
+    }
+    if (g && g->state == FYD_G_MOVED && fyd_guest_active(g) && c->waits++ < ENDING_WAITS) {
+        if (!c->timer)
+            c->timer = fy_timer_new(c->d->loop, create_begin, c, NULL);
+        if (c->timer) {
+            fy_timer_arm(c->timer, ENDING_WAIT_MS);
+            return;
+        }
+    }
+    check_names(c);
+    check_room(c);
+    fyd_check_machine(c->d, c->machine, checked, c);
+}
+
 static void create(struct fyd_job *j, const Ferry__CreateIncoming *op)
 {
     const Ferry__Machine *m = op->machine;
@@ -237,9 +266,7 @@ static void create(struct fyd_job *j, const Ferry__CreateIncoming *op)
     fyd_copy(j->peer, sizeof j->peer, op->peer_host);
     fyd_copy(j->guest_name, sizeof j->guest_name, m->name);
     fyd_changed_job(j, false);
-    check_names(c);
-    check_room(c);
-    fyd_check_machine(j->d, c->machine, checked, c);
+    create_begin(c);
 }
 
 static void answer_query(struct fyd_job *j, const Ferry__AnswerQuery *q)

@@ -264,6 +264,11 @@ static void finish_moving(struct fyd_job *j, bool moved)
                      r ? r->error : "");
         }
     }
+    if (j->kind == FERRY__JOB_KIND__JOB_SEND && j->guest && j->guest->state == FYD_G_CRASHED) {
+        state = "failed";
+        code = FY_ECRASHED;
+        snprintf(text, sizeof text, "the guest ended while it was moved: %.700s", j->guest->report);
+    }
     if (j->cancel_asked && (!r || code == FY_ECANCELLED)) {
         state = "cancelled";
         code = FY_ECANCELLED;
