@@ -393,6 +393,26 @@ int fy_chan_flush(struct fy_chan *c, struct fy_err *e)
     return raw_flush(c) < 0 ? fail_io(c, "sending", e) : 0;
 }
 
+/* An error of OpenSSL while reading. With TLS 1.3 a server refuses a client's certificate only after the
+ * client's handshake is through, so that the refusal arrives here, as an alert. */
+static int fail_tls(struct fy_err *e)
+{
+    switch (ERR_GET_REASON(ERR_peek_last_error())) {
+    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN:
+    case SSL_R_SSLV3_ALERT_UNSUPPORTED_CERTIFICATE:
+    case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
+    case SSL_R_TLSV1_ALERT_ACCESS_DENIED:
+    case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED:
+        ERR_clear_error();
+        return fy_fail(e, FY_EAUTH,
+                       "the peer does not trust this host's certificate (pair the hosts: vmctl host invite, "
+                       "vmctl host join)");
+    default:
+        return fy_fail(e, FY_ECORRUPT, "TLS record from the peer is damaged: %s", ssl_reason());
+    }
+}
+
 int fy_chan_read(struct fy_chan *c, void *buf, size_t len, struct fy_err *e)
 {
     uint8_t *p = buf;
@@ -405,7 +425,7 @@ int fy_chan_read(struct fy_chan *c, void *buf, size_t len, struct fy_err *e)
                 unsigned long code = ERR_peek_last_error();
                 if (code && ERR_GET_LIB(code) == ERR_LIB_SSL &&
                     ERR_GET_REASON(code) != SSL_R_UNEXPECTED_EOF_WHILE_READING)
-                    return fy_fail(e, FY_ECORRUPT, "TLS record from the peer is damaged: %s", ssl_reason());
+                    return fail_tls(e);
                 return fail_io(c, "receiving", e);
             }
         } else {

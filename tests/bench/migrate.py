@@ -87,7 +87,7 @@ class Ferry:
     def verdict(self):
         start = self.console.length()
         self.console.send(b"v")
-        return self.console.expect(rb"!verdict (\w+)", 60, start).group(1).decode()
+        return self.console.expect(rb"!verdict (\w+) ", 60, start).group(1).decode()
 
     def close(self):
         self.console.close()
