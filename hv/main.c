@@ -127,6 +127,12 @@ static Ferry__Machine *prepare(const struct options *o, struct fy_err *e)
 {
     struct fy_cpu_support *s = calloc(1, sizeof *s);
     Ferry__Machine *desc = read_config(o->fd[CONFIG], e);
+    if (desc && o->incoming && (!desc->cpu || !desc->cpu->n_cpuid || !desc->n_devices)) {
+        ferry__machine__free_unpacked(desc, NULL);
+        free(s);
+        fy_fail(e, FY_ECORRUPT, "an incoming guest's description must be whole: CPU policy and devices");
+        return NULL;
+    }
     if (!s || !desc || fy_kvm_support(o->fd[KVM], s, e) < 0 || fy_machine_complete(desc, s, e) < 0) {
         if (!s)
             fy_fail(e, FY_ERESOURCE, "no memory");

@@ -92,16 +92,24 @@ static void absorb_end(struct fy_life *l)
     }
 }
 
-/* Make the machine run or stand as the holders want. */
-static void apply(struct fy_life *l)
+/* Make the machine run or stand as the holders want. -1 only with must_log. */
+static int apply_logged(struct fy_life *l, bool must_log, struct fy_err *e)
 {
+    int r = 0;
     bool want = !l->incoming && !l->latched && !l->user_paused && !l->leases && !l->stopped && !l->crashed &&
                 !l->finish;
     if (want && !fy_machine_running(l->m))
-        fy_machine_run(l->m, l->has_handover_id ? l->handover_id : NULL);
+        r = fy_machine_run(l->m, l->has_handover_id ? l->handover_id : NULL, must_log, e);
     else if (!want)
         fy_machine_pause(l->m);
-    tell(l);
+    if (r == 0)
+        tell(l);
+    return r;
+}
+
+static void apply(struct fy_life *l)
+{
+    apply_logged(l, false, NULL);
 }
 
 void fy_life_start(struct fy_life *l)
@@ -267,7 +275,11 @@ int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, struct fy_
     l->ran_by_id = true;
     l->incoming = false;
     l->user_paused = paused;
-    apply(l);
+    if (apply_logged(l, true, e) < 0) {
+        l->incoming = true;
+        l->ran_by_id = l->has_handover_id = false;
+        return -1;
+    }
     l->first_run_ns = paused ? 0 : fy_machine_first_run_ns(l->m);
     l->run_took_ns = fy_now_ns() - start;
     if (fy_fault_hit(FY_FAULT_TH_AFTER_RUN))

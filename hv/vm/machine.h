@@ -57,8 +57,10 @@ bool fy_machine_has_images(const struct fy_machine *m);
 /* Power-on state of chips and vCPUs, then boot. Parked. */
 int fy_machine_reset(struct fy_machine *m, struct fy_err *e);
 
-/* Let the vCPUs run. handover_id: 16 bytes for the run log, or NULL. */
-void fy_machine_run(struct fy_machine *m, const uint8_t *handover_id);
+/* Let the vCPUs run. handover_id: 16 bytes for the run log, or NULL. must_log: without its line in the run
+ * log the guest is not run (-1, FY_ERESOURCE): the line is the only evidence that an incoming guest ran here.
+ */
+int fy_machine_run(struct fy_machine *m, const uint8_t *handover_id, bool must_log, struct fy_err *e);
 /* Park every vCPU, pending accesses completed; devices are drained. Returns the time it took. Idempotent. */
 uint64_t fy_machine_pause(struct fy_machine *m);
 bool fy_machine_running(const struct fy_machine *m);

@@ -131,29 +131,32 @@ void fy_machine_stop_threads(struct fy_machine *m)
 }
 
 /* The evidence of who ran when: one line, one write, before the first entry and after the last exit. */
-static void run_log(struct fy_machine *m, const char *what, uint64_t now)
+static int run_log(struct fy_machine *m, const char *what, uint64_t now)
 {
     char line[160], run[33], uuid[33], id[33] = "-";
     if (m->runlog_fd < 0)
-        return;
+        return 0;
     fy_hex(m->run_id, 16, run);
     fy_hex(m->desc->uuid.data, m->desc->uuid.len == 16 ? 16 : 0, uuid);
     if (m->has_handover_id)
         fy_hex(m->handover_id, 16, id);
     int n = snprintf(line, sizeof line, "%s %s %llu %s %s\n", run, what, (unsigned long long)now, uuid, id);
-    if (write(m->runlog_fd, line, (size_t)n) != n)
-        fy_warn("the run log cannot be written");
+    if (write(m->runlog_fd, line, (size_t)n) == n)
+        return 0;
+    fy_warn("the run log cannot be written");
+    return -1;
 }
 
-void fy_machine_run(struct fy_machine *m, const uint8_t *handover_id)
+int fy_machine_run(struct fy_machine *m, const uint8_t *handover_id, bool must_log, struct fy_err *e)
 {
     if (m->running)
-        return;
+        return 0;
     m->has_handover_id = handover_id;
     if (handover_id)
         memcpy(m->handover_id, handover_id, 16);
     uint64_t now = fy_now_ns();
-    run_log(m, "enter", now);
+    if (run_log(m, "enter", now) < 0 && must_log)
+        return fy_fail(e, FY_ERESOURCE, "the run log cannot be written: the guest is not run");
     m->running = true;
     m->running_since = now;
     m->engine->ops->clock_resumed(m->engine);
@@ -167,6 +170,7 @@ void fy_machine_run(struct fy_machine *m, const uint8_t *handover_id)
         pthread_cond_broadcast(&m->wake);
     }
     pthread_mutex_unlock(&m->lock);
+    return 0;
 }
 
 uint64_t fy_machine_pause(struct fy_machine *m)
