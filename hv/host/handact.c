@@ -262,3 +262,20 @@ void fyd_ho_target_settled(struct fyd_ho *h, bool here)
     if (h->job)
         fyd_job_settle(h->job);
 }
+
+void fyd_ho_never_began(struct fyd_ho *h)
+{
+    struct fyd_guest *g = h->guest;
+    if (h->machine)
+        ferry__machine__free_unpacked(h->machine, NULL);
+    h->machine = NULL;
+    if (!g)
+        return;
+    if (h->source && g->state == FYD_G_HANDING) {
+        fyd_guest_set_state(g, g->pidfd >= 0 ? FYD_G_RUNNING : FYD_G_CRASHED);
+        fyd_guest_ask_status(g);
+    } else if (!h->source && g->pidfd < 0) {
+        g->state = FYD_G_STOPPED;
+        fyd_guest_remove(g);
+    }
+}

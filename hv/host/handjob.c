@@ -227,6 +227,8 @@ void fyd_ho_feed(struct fyd_ho *h, enum fy_ho_event ev)
         enum fy_ho_event next = h->queue[0];
         memmove(h->queue, h->queue + 1, --h->queued);
         act(h, h->source ? fy_ho_source(&h->m, next) : fy_ho_target(&h->m, next));
+        if (next == FY_HE_WRITE_FAILED && h->m.step == FY_HS_IDLE)
+            fyd_ho_never_began(h);
     }
     h->feeding = false;
 }

@@ -16,6 +16,9 @@ void fyd_ho_peer_answered(struct fyd_ho *h, unsigned outcome);
 void fyd_ho_source_settled(struct fyd_ho *h, bool here);
 void fyd_ho_target_settled(struct fyd_ho *h, bool here);
 
+/* The first record could not be written: nothing has begun, and the guest is as it was. */
+void fyd_ho_never_began(struct fyd_ho *h);
+
 void fyd_job_answer_query(struct fyd_job *job, unsigned outcome, int code, const char *text);
 void fyd_job_uncertain(struct fyd_job *job);
 
