@@ -158,7 +158,8 @@ struct hvproc *hvproc_start(const char *program, const struct hvproc_options *o)
     p->mem_fd = make_memory(bytes);
     snprintf(ro, sizeof ro, "/proc/self/fd/%d", p->mem_fd);
     int ro_fd = open(ro, O_RDONLY | O_CLOEXEC);
-    p->runlog_fd = memfd_create("runlog", MFD_CLOEXEC);
+    p->runlog_fd =
+        o->bad_runlog ? open("/dev/full", O_WRONLY | O_CLOEXEC) : memfd_create("runlog", MFD_CLOEXEC);
     MUST(ro_fd >= 0 && fcntl(p->runlog_fd, F_SETFL, O_APPEND) == 0);
     int config = make_config(o);
     int kernel = o->kernel_path ? open(o->kernel_path, O_RDONLY | O_CLOEXEC)

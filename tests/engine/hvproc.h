@@ -33,6 +33,7 @@ struct hvproc_options {
     uint32_t dirty_ring;
     const Ferry__Machine *machine; /* incoming: the source's description */
     const char *fault;             /* FERRY_FAULT */
+    bool bad_runlog;               /* a run log that cannot be written */
 };
 
 /* NULL where /dev/kvm cannot be opened; ready->code tells of other failures. Asserts on the rest. */

@@ -16,6 +16,7 @@
 #include "hv/base/bitmap.h"
 #include "hv/base/clock.h"
 #include "hv/base/io.h"
+#include "hv/base/msg.h"
 #include "tests/engine/hvproc.h"
 
 #define PAGES 64
@@ -255,13 +256,14 @@ static void copy_memory(struct hvproc *from, struct hvproc *to, size_t bytes)
     munmap(a, bytes);
 }
 
-static struct hvproc *start_incoming(struct hvproc *src, const char *fault)
+static struct hvproc *start_incoming(struct hvproc *src, const char *fault, bool bad_runlog)
 {
     struct fy_err e;
     Ferry__ControlOut *out;
     assert_int_equal(fy_ctl_describe(src->ctl, &out, &e), 0);
     struct hvproc *dst = hvproc_start(
-        program, &(struct hvproc_options){.machine = out->response->describe->machine, .fault = fault});
+        program, &(struct hvproc_options){
+                     .machine = out->response->describe->machine, .fault = fault, .bad_runlog = bad_runlog});
     ferry__control_out__free_unpacked(out, NULL);
     assert_non_null(dst);
     if (dst->ready->code)
@@ -276,7 +278,7 @@ static void test_move(void **state)
     uint32_t *mem = map_memory(src, 4 << 20);
     await_pass(mem, 3);
     for (int hop = 0; hop < 4; hop++) {
-        struct hvproc *dst = start_incoming(src, NULL);
+        struct hvproc *dst = start_incoming(src, NULL, false);
         struct fy_err err;
         uint64_t bytes;
         int fd;
@@ -355,7 +357,7 @@ static void test_bad_state(void **state)
     uint8_t *good = malloc(bytes);
     assert_int_equal(fy_pread_all(fd, good, bytes, 0), 0);
     close(fd);
-    struct hvproc *dst = start_incoming(src, NULL);
+    struct hvproc *dst = start_incoming(src, NULL, false);
     char warning[FY_ERR_TEXT];
     unsigned refused = 0;
     for (uint64_t n = 1; n < bytes; n += 97) {
@@ -415,6 +417,88 @@ static void test_run_log(void **state)
         lines++;
     }
     assert_int_equal(lines, 4);
+    hvproc_end(p);
+}
+
+static void load_from(struct hvproc *src, struct hvproc *dst)
+{
+    char warning[FY_ERR_TEXT];
+    uint64_t bytes;
+    int fd;
+    OK(fy_ctl_pause(src->ctl, NULL, e));
+    OK(fy_ctl_save_state(src->ctl, &fd, &bytes, e));
+    copy_memory(src, dst, 4 << 20);
+    OK(fy_ctl_load_state(dst->ctl, fd, bytes, warning, e));
+    close(fd);
+}
+
+/* No evidence, no run. */
+static void test_no_run_without_log(void **state)
+{
+    (void)state;
+    START(src, CODE(tiny_count));
+    struct fy_err err;
+    struct hvproc *dst = start_incoming(src, NULL, true);
+    load_from(src, dst);
+    assert_int_equal(do_run(dst->ctl, id_a, false, &err), -1);
+    assert_int_equal(err.code, FY_ERESOURCE);
+    assert_true(hvproc_await(dst, FERRY__GUEST_STATE__GUEST_INCOMING));
+    OK(do_resolve(dst->ctl, id_a, false, e));
+    assert_int_equal(hvproc_wait(dst), 0);
+    hvproc_end(dst);
+    hvproc_end(src);
+}
+
+/* Fault points of both hypervisors: the error is answered and the guest is where the table says. */
+static void test_fault_points(void **state)
+{
+    (void)state;
+    struct fy_err err;
+    START(src, CODE(tiny_count), .fault = "81:fail");
+    struct hvproc *dst = start_incoming(src, "83:fail,84:fail", false);
+    uint32_t *mem = map_memory(dst, 4 << 20);
+    load_from(src, dst);
+    assert_int_equal(fy_ctl_latch(src->ctl, id_a, &err), -1);
+    assert_true(hvproc_await(src, FERRY__GUEST_STATE__GUEST_HANDED_OVER));
+    assert_int_equal(do_run(dst->ctl, id_a, false, &err), -1);
+    assert_true(hvproc_await(dst, FERRY__GUEST_STATE__GUEST_INCOMING));
+    assert_int_equal(do_run(dst->ctl, id_a, false, &err), -1); /* it runs; the answer is what fails */
+    assert_true(hvproc_await(dst, FERRY__GUEST_STATE__GUEST_RUNNING));
+    OK(do_run(dst->ctl, id_a, false, e));
+    await_pass(mem, mem[GPA / 4] + 1);
+    munmap(mem, 4 << 20);
+    hvproc_end(dst);
+    hvproc_end(src);
+}
+
+/* Bytes of no protocol, requests of no meaning, descriptors nobody asked for: the guest runs on. */
+static void test_hostile_client(void **state)
+{
+    (void)state;
+    START(p, CODE(tiny_count));
+    uint32_t *mem = map_memory(p, 4 << 20);
+    uint8_t junk[4096];
+    unsigned seed = 1;
+    for (int i = 0; i < 300; i++) {
+        int sock = fy_msg_connect(p->path, NULL);
+        assert_true(sock >= 0);
+        size_t n = (size_t)rand_r(&seed) % sizeof junk;
+        for (size_t k = 0; k < n; k++)
+            junk[k] = (uint8_t)rand_r(&seed);
+        /* Half of them begin like a request. */
+        if (i & 1 && n > 4)
+            memcpy(junk, (uint8_t[]){8, 1, (uint8_t)((2 + i % 22) << 3 | 2), 0}, 4);
+        int fds[2] = {0, p->runlog_fd};
+        fy_msg_send(sock, junk, i & 1 ? 4 : n, fds, i % 3, NULL);
+        close(sock);
+        if (i % 50 == 0)
+            await_pass(mem, mem[GPA / 4] + 1);
+    }
+    struct fy_err err;
+    Ferry__Request q = FERRY__REQUEST__INIT;
+    assert_int_equal(call(p->ctl, &q, &err), -1);
+    assert_int_equal(err.code, FY_EUNSUPPORTED);
+    munmap(mem, 4 << 20);
     hvproc_end(p);
 }
 
@@ -484,6 +568,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_run_log),
         cmocka_unit_test(test_console),
         cmocka_unit_test(test_many_vcpus),
+        cmocka_unit_test(test_no_run_without_log),
+        cmocka_unit_test(test_fault_points),
+        cmocka_unit_test(test_hostile_client),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
