@@ -16,3 +16,4 @@ set_tests_properties(hops_bitmap hops_ring PROPERTIES LABELS engine TIMEOUT 300 
 ferry_unit_test(test_mem ferry_mem ferry_base)
 ferry_unit_test(test_logdirty ferry_mem ferry_base)
 ferry_unit_test(test_cpu_model ferry_cpu ferry_proto ferry_base)
+ferry_unit_test(test_cpu_state ferry_cpu ferry_proto ferry_base)

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "hv/base/crc32c.h"
 #include "hv/cpu/model.h"
 
 static void put(struct fy_cpu_support *s, uint32_t fn, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
@@ -205,6 +206,24 @@ static void test_topology(void **state)
     ferry__cpu_policy__free_unpacked(p, NULL);
 }
 
+/* Machine revision 1, held: what these models show a guest never changes under it. */
+static void test_golden(void **state)
+{
+    (void)state;
+    static const uint32_t golden[] = {0xe008e10d, 0xc573bd81, 0x294d7979};
+    struct fy_cpu_support s = host(4);
+    struct fy_err e;
+    for (int m = 1; m <= 3; m++) {
+        Ferry__CpuPolicy *p = resolve(fy_cpu_models[m], &s, &e);
+        size_t n = ferry__cpu_policy__get_packed_size(p);
+        uint8_t *buf = malloc(n);
+        ferry__cpu_policy__pack(p, buf);
+        assert_int_equal(fy_crc32c(0, buf, n), golden[m - 1]);
+        free(buf);
+        ferry__cpu_policy__free_unpacked(p, NULL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -215,6 +234,7 @@ int main(void)
         cmocka_unit_test(test_check_on_another_host),
         cmocka_unit_test(test_hostile_policy),
         cmocka_unit_test(test_topology),
+        cmocka_unit_test(test_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
