@@ -41,7 +41,7 @@ static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-
                             "                [--kernel-fd N] [--initrd-fd N] [--incoming] [--paused]\n"
                             "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
                             "       ferry-hv --probe --kvm-fd N\n"
-                            "ferryd starts this program; see ferry-hv(8).\n";
+                            "ferryd starts this program; docs/spec/control.md describes it.\n";
 
 static int parse_options(int argc, char **argv, struct options *o)
 {

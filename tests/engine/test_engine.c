@@ -420,6 +420,40 @@ static void test_run_log(void **state)
     hvproc_end(p);
 }
 
+/* A guest of 64 GiB, of which next to nothing is touched: start, track, pause, save. */
+static void test_large(void **state)
+{
+    (void)state;
+    START(p, CODE(tiny_count), .memory = 1ull << 36);
+    print_message("64 GiB: ready after %.2f ms\n", (double)p->ready_ns / 1e6);
+    uint32_t *mem = map_memory(p, 4 << 20);
+    uint32_t tracker;
+    uint64_t pages, dirty, remaining, t[6];
+    int fd;
+    await_pass(mem, 2);
+    t[0] = fy_now_ns();
+    OK(fy_ctl_tracker_open(p->ctl, "test", true, &tracker, &pages, &fd, e));
+    t[1] = fy_now_ns();
+    OK(fy_ctl_tracker_take(p->ctl, tracker, 0, pages, true, &dirty, &remaining, e));
+    t[2] = fy_now_ns();
+    assert_int_equal(dirty, 1ull << 24);
+    OK(fy_ctl_tracker_take(p->ctl, tracker, 0, 4096, true, &dirty, &remaining, e));
+    t[3] = fy_now_ns();
+    OK(fy_ctl_tracker_take(p->ctl, tracker, 0, 4096, false, &dirty, &remaining, e));
+    t[4] = fy_now_ns();
+    assert_true(dirty <= PAGES);
+    OK(fy_ctl_tracker_done(p->ctl, tracker, e));
+    OK(fy_ctl_pause(p->ctl, NULL, e));
+    t[5] = fy_now_ns();
+    print_message("64 GiB: open %.1f ms, first take of all %.1f, take of 16 MiB with fetch %.2f, without "
+                  "%.3f, pause %.2f\n",
+                  (double)(t[1] - t[0]) / 1e6, (double)(t[2] - t[1]) / 1e6, (double)(t[3] - t[2]) / 1e6,
+                  (double)(t[4] - t[3]) / 1e6, (double)(t[5] - t[4]) / 1e6);
+    close(fd);
+    munmap(mem, 4 << 20);
+    hvproc_end(p);
+}
+
 static void load_from(struct hvproc *src, struct hvproc *dst)
 {
     char warning[FY_ERR_TEXT];
@@ -568,6 +602,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_run_log),
         cmocka_unit_test(test_console),
         cmocka_unit_test(test_many_vcpus),
+        cmocka_unit_test(test_large),
         cmocka_unit_test(test_no_run_without_log),
         cmocka_unit_test(test_fault_points),
         cmocka_unit_test(test_hostile_client),
