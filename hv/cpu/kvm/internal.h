@@ -103,6 +103,9 @@ void fy_kvm_ring_harvest(struct fy_kvm *k);
 void fy_kvm_ring_free(struct fy_kvm *k);
 bool fy_kvm_vcpu_dirty(struct fy_engine *en, uint64_t *pages);
 
+/* ring0.c: measure, in millions of instructions a second; leaves the vCPU unfit for anything else. */
+int fy_kvm_ring0_mips(int kvm_fd, int vm, int vcpu, double *mips);
+
 /* report.c */
 void fy_kvm_report(struct fy_kvm *k, unsigned vcpu, const char *why, char *report);
 

@@ -153,6 +153,21 @@ static void put_models(struct json *j, const struct fy_cpu_support *s)
     put(j, "]");
 }
 
+/* Emulated ring 0 does one or two million instructions a second, the slowest nested processor tens. */
+#define EMULATED_BELOW_MIPS 5.0
+
+static void put_ring0(struct json *j, int kvm_fd)
+{
+    struct trial t;
+    double mips;
+    if (trial_open(kvm_fd, &t, NULL) < 0)
+        return;
+    if (fy_kvm_ring0_mips(kvm_fd, t.vm, t.vcpu, &mips) == 0)
+        put(j, "\"ring0_mips\":%.2f,\"ring0_emulated\":%s,", mips,
+            mips < EMULATED_BELOW_MIPS ? "true" : "false");
+    trial_close(&t);
+}
+
 int fy_kvm_probe_json(int kvm_fd, char *buf, size_t room, struct fy_err *e)
 {
     struct fy_cpu_support *s = calloc(1, sizeof *s);
@@ -177,6 +192,7 @@ int fy_kvm_probe_json(int kvm_fd, char *buf, size_t room, struct fy_err *e)
     put(&j, "\"emulation_failure_exit\":%s,\"immediate_exit\":%s,\"msrs\":%zu,",
         fy_kvm_cap(kvm_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) ? "true" : "false",
         fy_kvm_cap(kvm_fd, KVM_CAP_IMMEDIATE_EXIT) ? "true" : "false", s->msr_count);
+    put_ring0(&j, kvm_fd);
     put_models(&j, s);
     put(&j, "}");
     free(s);
