@@ -49,6 +49,17 @@ static void client_gone(struct fyd_client *c)
         free_client(c);
 }
 
+static void drop_clients(void *arg)
+{
+    struct fyd *d = arg;
+    struct fyd_client *next;
+    for (struct fyd_client *c = d->clients; c; c = next) {
+        next = c->next;
+        if (c->drop && !c->gone)
+            client_gone(c);
+    }
+}
+
 void fyd_reply(struct fyd_client *c, Ferry__ApiReply *r, const int *fds, int nfds)
 {
     struct fy_err e;
@@ -56,8 +67,14 @@ void fyd_reply(struct fyd_client *c, Ferry__ApiReply *r, const int *fds, int nfd
         return;
     if (r->last)
         c->busy = false;
-    if (fyd_chan_send(c->chan, &r->base, fds, nfds, &e) < 0 && e.code != FY_EUNREACHABLE)
+    if (fyd_chan_send(c->chan, &r->base, fds, nfds, &e) == 0)
+        return;
+    if (e.code != FY_EUNREACHABLE)
         fy_warn("api: %s", e.text);
+    /* Gone, or it does not read: a client that misses a message must not wait for it. */
+    c->watching = false;
+    c->drop = true;
+    fy_loop_post(c->d->loop, drop_clients, c->d, NULL);
 }
 
 void fyd_reply_error(struct fyd_client *c, const struct fy_err *err)

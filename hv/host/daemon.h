@@ -104,6 +104,7 @@ struct fyd_client {
     bool busy;     /* its request is being served */
     bool watching; /* gets every change */
     bool gone;
+    bool drop;           /* to be closed from the loop */
     unsigned refs;       /* callbacks under way that name it */
     struct fyd_job *job; /* whose messages it gets */
     bool to_the_end;     /* also over an uncertain time */

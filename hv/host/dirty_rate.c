@@ -10,13 +10,15 @@
 
 #define CALL_MS 20000
 #define INTERVAL_NS 1000000000ull
+#define SLICE_MS 100 /* a page that is written over and over counts once in each */
 
 struct rate {
     struct fyd_client *c;
     struct fyd *d;
     uint8_t uuid[FYD_ID_LEN];
     uint64_t interval_ns;
-    uint64_t started_ns;
+    uint64_t started_ns, last_ns;
+    uint64_t dirty; /* pages, each counted once a slice */
     uint32_t tracker;
     uint64_t pages;
     struct fy_watch *timer;
@@ -27,6 +29,15 @@ static void over(struct rate *r)
     fy_watch_free(r->timer);
     fyd_client_release(r->c);
     free(r);
+}
+
+static void close_tracker(struct rate *r);
+
+static void give_up(struct rate *r, const struct fy_err *err)
+{
+    fyd_reply_fail(r->c, err ? err->code : FY_ECORRUPT, "%s",
+                   err ? err->text : "the hypervisor answers out of turn");
+    close_tracker(r);
 }
 
 static struct fyd_hv *link_of(struct rate *r)
@@ -63,24 +74,23 @@ static void close_tracker(struct rate *r)
     fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, closed, r);
 }
 
+/* Pages by vCPU are counted by the ring alone; without it the list is empty. */
 static void counted(void *arg, const struct fy_err *err, const Ferry__Response *resp, int *fds, int nfds)
 {
     (void)fds;
     (void)nfds;
     struct rate *r = arg;
     if (err || resp->op_case != FERRY__RESPONSE__OP_TRACKER_COUNT) {
-        fyd_reply_fail(r->c, err ? err->code : FY_ECORRUPT, "%s",
-                       err ? err->text : "the hypervisor answers out of turn");
-        close_tracker(r);
+        give_up(r, err);
         return;
     }
     const Ferry__TrackerCountReply *n = resp->tracker_count;
-    double seconds = (double)(fy_now_ns() - r->started_ns) / 1e9;
+    double seconds = (double)(r->last_ns - r->started_ns) / 1e9;
     uint64_t vcpu[FY_VCPUS_MAX];
     Ferry__ApiReply reply = FERRY__API_REPLY__INIT;
     Ferry__ApiRate rate = FERRY__API_RATE__INIT;
-    rate.bytes_per_s = (uint64_t)((double)n->dirty * FY_PAGE_SIZE / seconds);
-    rate.interval_ns = (uint64_t)(seconds * 1e9);
+    rate.bytes_per_s = (uint64_t)((double)r->dirty * FY_PAGE_SIZE / seconds);
+    rate.interval_ns = r->last_ns - r->started_ns;
     rate.n_vcpu_bytes_per_s = FY_MIN(n->n_vcpu_dirty, FY_ARRAY_LEN(vcpu));
     for (size_t i = 0; i < rate.n_vcpu_bytes_per_s; i++)
         vcpu[i] = (uint64_t)((double)n->vcpu_dirty[i] * FY_PAGE_SIZE / seconds);
@@ -92,19 +102,74 @@ static void counted(void *arg, const struct fy_err *err, const Ferry__Response *
     close_tracker(r);
 }
 
-static void on_interval(void *arg)
+static void count(struct rate *r)
 {
-    struct rate *r = arg;
     struct fyd_hv *hv = link_of(r);
     if (!hv)
         return;
     Ferry__TrackerCountRequest op = FERRY__TRACKER_COUNT_REQUEST__INIT;
     Ferry__Request req = FERRY__REQUEST__INIT;
     op.tracker = r->tracker;
-    op.refresh = true;
     req.op_case = FERRY__REQUEST__OP_TRACKER_COUNT;
     req.tracker_count = &op;
     fyd_hv_call(hv, &req, NULL, 0, CALL_MS, counted, r);
+}
+
+static void ignore_answer(void *arg, const struct fy_err *err, const Ferry__Response *resp, int *fds,
+                          int nfds)
+{
+    (void)arg;
+    (void)err;
+    (void)resp;
+    (void)fds;
+    (void)nfds;
+}
+
+static void taken(void *arg, const struct fy_err *err, const Ferry__Response *resp, int *fds, int nfds)
+{
+    (void)fds;
+    (void)nfds;
+    struct rate *r = arg;
+    if (err || resp->op_case != FERRY__RESPONSE__OP_TRACKER_TAKE) {
+        give_up(r, err);
+        return;
+    }
+    struct fyd_hv *hv = link_of(r);
+    if (!hv)
+        return;
+    r->last_ns = fy_now_ns();
+    /* The first take only sets the pages clean. */
+    if (r->started_ns)
+        r->dirty += resp->tracker_take->dirty;
+    else
+        r->started_ns = r->last_ns;
+    Ferry__TrackerDoneRequest op = FERRY__TRACKER_DONE_REQUEST__INIT;
+    Ferry__Request req = FERRY__REQUEST__INIT;
+    op.tracker = r->tracker;
+    req.op_case = FERRY__REQUEST__OP_TRACKER_DONE;
+    req.tracker_done = &op;
+    fyd_hv_call(hv, &req, NULL, 0, CALL_MS, ignore_answer, NULL);
+    uint64_t left = r->interval_ns - FY_MIN(r->last_ns - r->started_ns, r->interval_ns);
+    if (left < 1000000)
+        count(r);
+    else
+        fy_timer_arm(r->timer, FY_MIN(left / 1000000, SLICE_MS));
+}
+
+static void take(void *arg)
+{
+    struct rate *r = arg;
+    struct fyd_hv *hv = link_of(r);
+    if (!hv)
+        return;
+    Ferry__TrackerTakeRequest op = FERRY__TRACKER_TAKE_REQUEST__INIT;
+    Ferry__Request req = FERRY__REQUEST__INIT;
+    op.tracker = r->tracker;
+    op.count = r->pages;
+    op.refresh = true;
+    req.op_case = FERRY__REQUEST__OP_TRACKER_TAKE;
+    req.tracker_take = &op;
+    fyd_hv_call(hv, &req, NULL, 0, CALL_MS, taken, r);
 }
 
 static void opened(void *arg, const struct fy_err *err, const Ferry__Response *resp, int *fds, int nfds)
@@ -120,10 +185,9 @@ static void opened(void *arg, const struct fy_err *err, const Ferry__Response *r
     }
     r->tracker = resp->tracker_open->tracker;
     r->pages = resp->tracker_open->pages;
-    r->started_ns = fy_now_ns();
-    r->timer = fy_timer_new(r->d->loop, on_interval, r, NULL);
+    r->timer = fy_timer_new(r->d->loop, take, r, NULL);
     if (r->timer) {
-        fy_timer_arm(r->timer, r->interval_ns / 1000000);
+        take(r);
     } else {
         fyd_reply_fail(r->c, FY_ERESOURCE, "no memory for a timer");
         close_tracker(r);
