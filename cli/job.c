@@ -37,10 +37,10 @@ static void list_reply(void *arg, const Ferry__ApiReply *r, int *fds, int nfds)
     if (j->report)
         cli_table_cell(&l->table, "%s",
                        j->report->code ? j->report->error : cli_time(j->report->total_ns, a));
+    else if (j->progress)
+        cli_table_cell(&l->table, "%.0f%% %s", j->progress->fraction * 100, j->progress->phase);
     else
-        cli_table_cell(&l->table, j->progress ? "%.0f%% %s" : "",
-                       j->progress ? j->progress->fraction * 100 : 0.0,
-                       j->progress ? j->progress->phase : "");
+        cli_table_cell(&l->table, "%s", "");
 }
 
 static int job_list(struct cli *c)
