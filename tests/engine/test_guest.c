@@ -196,8 +196,8 @@ static void hop(struct run *r)
     struct fy_err e;
     struct copier c = {.r = r, .dst = new_target(r)};
     char warning[FY_ERR_TEXT];
-    uint64_t bytes, pause_ns;
-    int bits_fd, state_fd;
+    uint64_t bytes = 0, pause_ns;
+    int bits_fd, state_fd = -1;
     c.from = mmap(NULL, r->bytes, PROT_READ, MAP_SHARED, r->p->mem_fd, 0);
     if (c.from == MAP_FAILED)
         die("mmap", NULL);
