@@ -7,3 +7,5 @@ add_test(NAME golden_stream
          COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/golden/parse_stream.py --self-check ${CMAKE_SOURCE_DIR}/tests/golden)
 set_tests_properties(golden_stream PROPERTIES LABELS unit)
 ferry_unit_test(test_pump ferry_migrate)
+include(${CMAKE_CURRENT_LIST_DIR}/fuzz/ferry_fuzz.cmake)
+ferry_fuzz(records ferry_migrate)
