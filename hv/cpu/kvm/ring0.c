@@ -11,7 +11,8 @@
 #include "hv/base/io.h"
 #include "hv/cpu/kvm/internal.h"
 
-#define LOOPS 20000u
+#define LOOPS 5000u
+#define TRIES 3 /* the first one pays for the way into the guest */
 #define CODE_GPA 0x1000u
 
 /* 32-bit: mov ecx, LOOPS; 1: dec ecx; jnz 1b; out 0x80, al */
@@ -43,11 +44,14 @@ int fy_kvm_ring0_mips(int kvm_fd, int vm, int vcpu, double *mips)
     if (run == MAP_FAILED || page == MAP_FAILED)
         goto out;
     memcpy(page, code, sizeof code);
-    if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &m) < 0 || enter(vcpu) < 0)
+    if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &m) < 0)
         goto out;
-    uint64_t start = fy_now_ns();
-    if (ioctl(vcpu, KVM_RUN, 0) == 0 && run->exit_reason == KVM_EXIT_IO) {
-        *mips = 2.0 * LOOPS * 1e3 / (double)(fy_now_ns() - start);
+    for (int i = 0; i < TRIES && enter(vcpu) == 0; i++) {
+        uint64_t start = fy_now_ns();
+        if (ioctl(vcpu, KVM_RUN, 0) < 0 || run->exit_reason != KVM_EXIT_IO)
+            break;
+        double now = 2.0 * LOOPS * 1e3 / (double)(fy_now_ns() - start);
+        *mips = i && *mips > now ? *mips : now;
         r = 0;
     }
     m.memory_size = 0;
