@@ -322,9 +322,10 @@ void fyd_ho_resume(struct fyd_ho *h)
 {
     struct fy_err e;
     bool open = h->m.step == FY_HS_OPEN || h->m.step == FY_HS_LOOK;
-    h->guest = fyd_id_is_zero(h->uuid) ? NULL : fyd_guest_by_uuid(h->d, h->uuid);
+    struct fyd_guest *g = fyd_id_is_zero(h->uuid) ? NULL : fyd_guest_by_uuid(h->d, h->uuid);
+    /* A guest that comes and goes has many hand-overs: only its last one speaks for it. */
+    h->guest = g && !memcmp(g->handover, h->id, FYD_ID_LEN) ? g : NULL;
     if (h->guest && open) {
-        memcpy(h->guest->handover, h->id, FYD_ID_LEN);
         fyd_guest_set_state(h->guest, h->source ? FYD_G_HANDING : FYD_G_INCOMING);
     }
     if (open && h->worker_pid && !strcmp(h->boot_id, h->d->boot_id))
