@@ -336,6 +336,7 @@ static void job_op(struct fyd_client *c, const Ferry__ApiRequest *r)
         } else {
             fy_warn("job %.8s: an operator resolves: %s", j->id_text,
                     r->job_resolve->run_here ? "run here" : "gone");
+            j->ho->by_hand = true;
             fyd_ho_feed(j->ho, r->job_resolve->run_here ? FY_HE_O_HERE : FY_HE_O_GONE);
             fyd_reply_job(c, j, true);
         }

@@ -134,6 +134,7 @@ static void recovered_all(struct recovery *r)
     for (struct fyd_ho *h = d->handovers; h; h = h->next)
         if (h->restarted)
             fyd_ho_resume(h);
+    fyd_jobs_resume(d);
     /* Begun by a daemon that died before the first record of its hand-over was durable. */
     struct fyd_guest *next;
     for (struct fyd_guest *g = d->guests; g; g = next) {

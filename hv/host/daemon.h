@@ -134,7 +134,8 @@ struct fyd_job {
     struct fy_watch *timer; /* proof, or the end after a cancel */
     bool proved;
     bool worker_ended;
-    bool finished; /* state and report are final */
+    bool restarted; /* was under way when the daemon before us ended */
+    bool finished;  /* state and report are final */
     bool switching;
     bool cancel_asked;
     char cancel_why[128];
@@ -263,6 +264,7 @@ struct fyd_ho {
     struct fy_ho m;
     bool source;
     bool restarted;
+    bool by_hand; /* an operator has resolved it */
     uint8_t uuid[FYD_ID_LEN];
     char guest_name[FYD_NAME_MAX];
     char peer[FYD_NAME_MAX];
@@ -313,6 +315,8 @@ int fyd_job_set(struct fyd_job *job, const Ferry__SetJob *set, struct fy_err *e)
 int fyd_job_channel(struct fyd_job *job, unsigned channel, int sock, struct fy_err *e);
 void fyd_job_remove(struct fyd_job *job);
 void fyd_jobs_free_all(struct fyd *d);
+/* Jobs of the daemon before us: join them with their hand-overs, end those that are over. */
+void fyd_jobs_resume(struct fyd *d);
 void fyd_job_load(struct fyd *d, const struct inv_job *row);
 /* The verb: begin to move a guest. NULL with the cause. */
 struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy_err *e);

@@ -169,6 +169,7 @@ static int create_guest(struct create *c, struct fyd_job *j, struct fy_err *e)
     j->guest = g;
     g->job = j;
     fyd_guest_persist(g, NULL, NULL);
+    fyd_job_persist(j);
     fyd_changed_guest(g, false);
     fyd_ho_feed(ho, FY_HE_CREATE);
     return 0;

@@ -133,8 +133,9 @@ void fyd_job_kill(struct fyd_job *j)
         fyd_kill(j->pidfd);
 }
 
-static void prune(struct fyd *d)
+static void prune(void *arg)
 {
+    struct fyd *d = arg;
     unsigned n = 0;
     struct fyd_job *next;
     for (struct fyd_job *j = d->jobs; j; j = next) {
@@ -144,7 +145,7 @@ static void prune(struct fyd *d)
     }
 }
 
-static void persist(struct fyd_job *j)
+void fyd_job_persist(struct fyd_job *j)
 {
     struct inv_job row = {.started_ns = j->started_real};
     memcpy(row.id, j->id, FYD_ID_LEN);
@@ -175,9 +176,30 @@ void fyd_job_load(struct fyd *d, const struct inv_job *row)
     fyd_copy(j->peer, sizeof j->peer, row->peer);
     fyd_copy(j->state, sizeof j->state, row->state);
     j->started_real = row->started_ns;
-    j->worker_ended = j->finished = true;
+    j->worker_ended = true;
+    /* One that was under way is settled when its hand-over is known to be (fyd_jobs_resume). */
+    j->finished = strcmp(j->state, "running") && strcmp(j->state, "uncertain");
+    j->restarted = !j->finished;
     if (row->report_len)
         j->report = ferry__job_report__unpack(NULL, row->report_len, row->report);
+}
+
+void fyd_jobs_resume(struct fyd *d)
+{
+    for (struct fyd_job *j = d->jobs; j; j = j->next) {
+        if (j->finished)
+            continue;
+        struct fyd_ho *h = fyd_ho_find(d, j->id);
+        j->ho = h;
+        if (h) {
+            h->job = j;
+            if (h->guest && h->m.step != FY_HS_END) {
+                j->guest = h->guest;
+                h->guest->job = j;
+            }
+        }
+        fyd_job_settle(j);
+    }
 }
 
 static Ferry__JobReport *new_report(const char *state, int code, const char *text)
@@ -226,7 +248,7 @@ void fyd_job_fail(struct fyd_job *j, const char *state, int code, const char *te
     fy_info("job %.8s (%s %s, %s): %s%s%s", j->id_text,
             j->kind == FERRY__JOB_KIND__JOB_SEND ? "send" : "receive", j->guest_name, j->peer, state,
             *text ? ": " : "", text);
-    persist(j);
+    fyd_job_persist(j);
     fyd_changed_job(j, false);
     if (j->guest)
         fyd_changed_guest(j->guest, false);
@@ -250,6 +272,8 @@ static void finish_moving(struct fyd_job *j, bool moved)
     const char *state = r ? r->state : "failed";
     int code = r ? (int)r->code : FY_EFAIL;
     char text[FY_ERR_TEXT] = "the worker process ended without a word; the guest stays where it was";
+    if (j->restarted)
+        fyd_copy(text, sizeof text, "the daemon ended while it was under way; the guest stays where it was");
     if (r && *r->error)
         fyd_copy(text, sizeof text, r->error);
     if (tried && (!r || !strcmp(state, "uncertain") || !strcmp(state, "completed"))) {
@@ -269,6 +293,8 @@ static void finish_moving(struct fyd_job *j, bool moved)
         code = FY_ECRASHED;
         snprintf(text, sizeof text, "the guest ended while it was moved: %.700s", j->guest->report);
     }
+    if (tried && h->by_hand)
+        fyd_copy(text, sizeof text, "an operator resolved the hand-over: the guest runs here");
     if (j->cancel_asked && (!r || code == FY_ECANCELLED)) {
         state = "cancelled";
         code = FY_ECANCELLED;
@@ -322,7 +348,7 @@ void fyd_job_settle(struct fyd_job *j)
     if (!fyd_job_listed(j))
         fy_loop_post(j->d->loop, free_job_later, j, NULL);
     else
-        prune(j->d);
+        fy_loop_post(j->d->loop, prune, j->d, NULL);
 }
 
 static void worker_gone(struct fyd_job *j)
@@ -524,7 +550,7 @@ void fyd_job_uncertain(struct fyd_job *j)
     bool first = strcmp(j->state, "uncertain") != 0;
     fyd_copy(j->state, sizeof j->state, "uncertain");
     if (first) {
-        persist(j);
+        fyd_job_persist(j);
         fyd_changed_job(j, false);
     }
     fyd_job_tell(j);

@@ -8,6 +8,9 @@
 /* Jobs that people see: moves out and in. The others (queries, pairing) come and go unseen. */
 bool fyd_job_listed(const struct fyd_job *j);
 
+/* Write its record behind. */
+void fyd_job_persist(struct fyd_job *j);
+
 /* The worker of a `host join` has ended. */
 void fyd_host_join_over(struct fyd_job *j);
 

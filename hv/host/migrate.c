@@ -164,6 +164,7 @@ struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy
     j->guest = g;
     g->job = j;
     fyd_changed_guest(g, false);
+    fyd_job_persist(j);
     fyd_changed_job(j, false);
     return j;
 }
