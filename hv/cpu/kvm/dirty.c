@@ -8,6 +8,7 @@
 
 #include "hv/base/bitmap.h"
 #include "hv/base/checked.h"
+#include "hv/base/log.h"
 #include "hv/cpu/kvm/internal.h"
 
 int fy_kvm_slots_set(struct fy_kvm *k, bool log, struct fy_err *e)
@@ -130,9 +131,20 @@ static void harvest_locked(struct fy_kvm *k)
     for (unsigned i = 0; i < k->vcpu_count; i++)
         if (k->vcpus[i].ring)
             n += harvest_one(k, &k->vcpus[i]);
-    /* Re-protects the pages: only then may they be read as clean. */
-    if (n)
-        ioctl(k->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+    /* Re-protects the pages: only then may they be read as clean. The kernel may stop early for a signal (a
+     * kick), and a vCPU whose ring stays full would come back here for ever. */
+    k->ring_unreset += n;
+    while (k->ring_unreset) {
+        int done = ioctl(k->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0) {
+            fy_warn("KVM_RESET_DIRTY_RINGS leaves %llu pages: %s", (unsigned long long)k->ring_unreset,
+                    done < 0 ? strerror(errno) : "nothing to reset");
+            break;
+        }
+        k->ring_unreset -= FY_MIN((uint64_t)done, k->ring_unreset);
+    }
 }
 
 void fy_kvm_ring_harvest(struct fy_kvm *k)

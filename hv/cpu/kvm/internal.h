@@ -42,6 +42,7 @@ struct fy_kvm {
     uint32_t ring_entries;   /* 0: bitmap */
     pthread_mutex_t ring_lock;
     uint64_t *ring_pending[FY_SLOTS_MAX];
+    uint64_t ring_unreset; /* harvested, not yet reset by the kernel */
     bool ring_on;
     Ferry__IrqChips *pristine_chips;
     Ferry__Pit *pristine_pit;
