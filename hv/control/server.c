@@ -93,7 +93,7 @@ static void on_readable(int sock, unsigned ready, void *arg)
     }
     Ferry__Request *req = ferry__request__unpack(NULL, (size_t)n, s->in);
     if (!req) {
-        fy_warn("a control message does not parse; its connection is closed");
+        fy_info("a control message does not parse; its connection is closed");
         c->dead = true;
     } else {
         answer(c, req, fds, nfds);
