@@ -228,6 +228,18 @@ static void check_tracking(uint32_t ring)
     check_pages(mem);
     for (int i = 0; i < PAGES; i++)
         assert_int_equal(copy[i], mem[GPA / 4 + i * 1024]);
+    /* The ring, and only it, knows who wrote. */
+    Ferry__TrackerCountRequest cr = FERRY__TRACKER_COUNT_REQUEST__INIT;
+    Ferry__Request q = FERRY__REQUEST__INIT;
+    Ferry__ControlOut *out;
+    cr.tracker = tracker;
+    q.op_case = FERRY__REQUEST__OP_TRACKER_COUNT;
+    q.tracker_count = &cr;
+    OK(fy_ctl_call(p->ctl, &q, NULL, 0, &out, NULL, NULL, e));
+    assert_int_equal(out->response->tracker_count->n_vcpu_dirty, ring ? 1 : 0);
+    if (ring)
+        assert_true(out->response->tracker_count->vcpu_dirty[0] >= taken);
+    ferry__control_out__free_unpacked(out, NULL);
     print_message("a take took %.1f us, %.1f pages\n", (double)takes / 59e3, (double)taken / 59);
     munmap(bits, pages / 8);
     close(fd);
