@@ -91,9 +91,9 @@ int cli_parse_codec(const char *text, char name[8], int *level, int *has_level)
     size_t n = strcspn(text, ":");
     *has_level = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strlen(names[i]) != n || strncmp(text, names[i], n))
+        if (strlen(names[i]) != n || strncmp(text, names[i], n) != 0)
             continue;
-        strcpy(name, names[i]);
+        memcpy(name, names[i], n + 1);
         if (!text[n])
             return 0;
         char *end;

@@ -33,7 +33,7 @@ static void list_reply(void *arg, const Ferry__ApiReply *r, int *fds, int nfds)
     (void)fds;
     (void)nfds;
     struct listing *l = arg;
-    if (r->kind_case != FERRY__API_REPLY__KIND_GUEST || (l->only && strcmp(l->only, r->guest->name)))
+    if (r->kind_case != FERRY__API_REPLY__KIND_GUEST || (l->only && strcmp(l->only, r->guest->name) != 0))
         return;
     l->found = true;
     if (l->c->json) {

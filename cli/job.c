@@ -200,7 +200,7 @@ static int confirm(struct cli *c, bool here)
     int code = cli_call(c, &r);
     if (code)
         return code;
-    if (strcmp(o.state, "uncertain"))
+    if (strcmp(o.state, "uncertain") != 0)
         return cli_fail(c, FY_ESTATE, "the job is %s, not uncertain: there is nothing to resolve", o.state);
     fprintf(stderr,
             here ? "Be sure that %s does NOT run on %s: %s will run here. If it runs there too, both write "
@@ -213,7 +213,7 @@ static int confirm(struct cli *c, bool here)
     if (!fgets(typed, sizeof typed, stdin))
         typed[0] = 0;
     typed[strcspn(typed, "\r\n")] = 0;
-    if (strcmp(typed, o.guest))
+    if (strcmp(typed, o.guest) != 0)
         return cli_fail(c, FY_ECANCELLED,
                         "not confirmed, nothing was done (the name must be typed as it is)");
     return 0;

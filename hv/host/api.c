@@ -498,8 +498,9 @@ void fyd_api_close(struct fyd *d)
     fy_watch_free(d->api_watch);
     d->api_watch = NULL;
     fy_close(&d->api_sock);
-    while (d->clients) {
-        struct fyd_client *c = d->clients;
+    struct fyd_client *next;
+    for (struct fyd_client *c = d->clients; c; c = next) {
+        next = c->next;
         c->refs = 0;
         client_gone(c);
     }

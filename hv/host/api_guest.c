@@ -73,7 +73,7 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
-    if (*op->engine && strcmp(op->engine, "auto") && strcmp(op->engine, "kvm"))
+    if (*op->engine && strcmp(op->engine, "auto") != 0 && strcmp(op->engine, "kvm") != 0)
         return fy_fail(e, FY_EUNSUPPORTED, "engine %s is not in this build (auto or kvm)", op->engine);
     if (disk < FYD_DISK_MARGIN)
         return fy_fail(e, FY_ERESOURCE, "only %llu KiB of disk space are free under %s (free some)",

@@ -30,7 +30,7 @@ int fyd_certificate_digest(const char *pem, size_t len, uint8_t out[32], struct 
         EVP_DecodeInit(ctx);
         if (EVP_DecodeUpdate(ctx, der, &have, (const unsigned char *)b, (int)(stop - b)) >= 0 &&
             EVP_DecodeFinal(ctx, der + have, &more) >= 0 && have + more > 0)
-            rc = fyd_sha256(der, (size_t)(have + more), out, e);
+            rc = fyd_sha256(der, (size_t)have + (size_t)more, out, e);
         else
             fy_fail(e, FY_ECORRUPT, "the certificate's base64 cannot be read");
     } else {

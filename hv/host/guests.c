@@ -340,8 +340,9 @@ void fyd_guest_process_ended(struct fyd_guest *g, const char *how)
 
 void fyd_guests_free_all(struct fyd *d)
 {
-    while (d->guests) {
-        struct fyd_guest *g = d->guests;
+    struct fyd_guest *next;
+    for (struct fyd_guest *g = d->guests; g; g = next) {
+        next = g->next;
         g->launched = NULL;
         while (g->waits) {
             struct fyd_end_wait *w = g->waits;

@@ -222,7 +222,7 @@ static void identity_made(void *arg, const struct fy_err *err, bool clean, const
 static void init_again(struct fyd_client *c, struct init *i, const struct fyd_host *self)
 {
     struct fy_err e;
-    if (strcmp(self->row.name, i->row.name)) {
+    if (strcmp(self->row.name, i->row.name) != 0) {
         fy_fail(&e, FY_EEXISTS,
                 "this host is %s already and its peers know it so (host.key and host.crt are its "
                 "identity)",
@@ -409,14 +409,14 @@ static int check_paired(struct fyd_job *j, const Ferry__Paired *p, struct inv_ho
         return fy_fail(e, FY_ECORRUPT, "the peer gives no usable name or certificate");
     if (fyd_sha256(p->certificate.data, p->certificate.len, row->sha256, e) < 0)
         return -1;
-    if (!accept && memcmp(row->sha256, j->pair_digest, 32))
+    if (!accept && memcmp(row->sha256, j->pair_digest, 32) != 0)
         return fy_fail(e, FY_EAUTH, "the host that answered is not the one that invited");
     fyd_copy(row->name, sizeof row->name, p->host);
     fyd_copy(row->address, sizeof row->address, p->address);
     if (!*row->address && !accept)
         fyd_copy(row->address, sizeof row->address, j->peer);
     struct fyd_host *old = fyd_host_find(d, row->name);
-    if (old && (old->row.self || memcmp(old->row.sha256, row->sha256, 32)))
+    if (old && (old->row.self || memcmp(old->row.sha256, row->sha256, 32) != 0))
         return fy_fail(e, FY_EEXISTS,
                        "the name %s is %s here (`vmctl host remove %s`, or give one of them another "
                        "name)",
@@ -428,9 +428,11 @@ void fyd_host_paired(struct fyd_job *j, const Ferry__Paired *p)
 {
     struct inv_host row = {0};
     struct fy_err e;
-    struct paired *arg = calloc(1, sizeof *arg);
-    int rc = arg ? check_paired(j, p, &row, &e) : fy_fail(&e, FY_ERESOURCE, "no memory for a host's record");
-    if (rc == 0) {
+    struct paired *arg = NULL;
+    int rc = check_paired(j, p, &row, &e);
+    if (rc == 0 && !(arg = calloc(1, sizeof *arg)))
+        rc = fy_fail(&e, FY_ERESOURCE, "no memory for a host's record");
+    if (rc == 0 && arg) {
         *arg = (struct paired){.d = j->d};
         memcpy(arg->job, j->id, FYD_ID_LEN);
         fyd_copy(j->paired_host, sizeof j->paired_host, row.name);

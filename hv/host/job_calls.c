@@ -286,7 +286,7 @@ static void answer_query(struct fyd_job *j, const Ferry__AnswerQuery *q)
         fyd_copy(h->peer, sizeof h->peer, q->peer_host);
         fyd_copy(h->guest_name, sizeof h->guest_name, "(none)");
     }
-    if (h->source || strcmp(h->peer, q->peer_host)) {
+    if (h->source || strcmp(h->peer, q->peer_host) != 0) {
         fyd_job_answer_query(j, 0, FY_EAUTH, "this hand-over is not with the host that asks");
         return;
     }

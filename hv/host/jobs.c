@@ -39,7 +39,7 @@ struct fyd_job *fyd_job_by_text(struct fyd *d, const char *text, struct fy_err *
     struct fyd_job *found = NULL;
     size_t n = strlen(text);
     for (struct fyd_job *j = d->jobs; j && n; j = j->next) {
-        if (!fyd_job_listed(j) || strncmp(j->id_text, text, n))
+        if (!fyd_job_listed(j) || strncmp(j->id_text, text, n) != 0)
             continue;
         if (found) {
             fy_fail(e, FY_EUSAGE, "more than one job begins with %s (give more digits)", text);
@@ -178,7 +178,7 @@ void fyd_job_load(struct fyd *d, const struct inv_job *row)
     j->started_real = row->started_ns;
     j->worker_ended = true;
     /* One that was under way is settled when its hand-over is known to be (fyd_jobs_resume). */
-    j->finished = strcmp(j->state, "running") && strcmp(j->state, "uncertain");
+    j->finished = strcmp(j->state, "running") != 0 && strcmp(j->state, "uncertain");
     j->restarted = !j->finished;
     if (row->report_len)
         j->report = ferry__job_report__unpack(NULL, row->report_len, row->report);

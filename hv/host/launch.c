@@ -280,9 +280,10 @@ static void greet_describe(void *arg, const struct fy_err *err, const Ferry__Res
 
 static int check_hello(struct fyd_guest *g, const Ferry__HelloReply *h, struct fy_err *e)
 {
-    if (h->uuid.len != FYD_ID_LEN || memcmp(h->uuid.data, g->uuid, FYD_ID_LEN) || h->run_id.len != FYD_ID_LEN)
+    if (h->uuid.len != FYD_ID_LEN || memcmp(h->uuid.data, g->uuid, FYD_ID_LEN) != 0 ||
+        h->run_id.len != FYD_ID_LEN)
         return fy_fail(e, FY_ECORRUPT, "another guest's hypervisor answers at the control socket");
-    if (!fyd_id_is_zero(g->run_id) && memcmp(g->run_id, h->run_id.data, FYD_ID_LEN))
+    if (!fyd_id_is_zero(g->run_id) && memcmp(g->run_id, h->run_id.data, FYD_ID_LEN) != 0)
         return fy_fail(e, FY_ECORRUPT, "another run of this guest answers at the control socket");
     memcpy(g->run_id, h->run_id.data, FYD_ID_LEN);
     if (g->pidfd >= 0)

@@ -21,12 +21,12 @@ uint64_t fyd_memory_available(bool hugepages)
     /* A file of /proc has no size: fy_read_file cannot read it. */
     FILE *f = fopen("/proc/meminfo", "re");
     size_t room = 0;
-    unsigned long long kib = 0, pages = 0, v;
+    unsigned long long kib = 0, pages = 0;
     while (f && getline(&buf, &room, f) > 0) {
-        if (sscanf(buf, "MemAvailable: %llu", &v) == 1)
-            kib = v;
-        if (sscanf(buf, "HugePages_Free: %llu", &v) == 1)
-            pages = v;
+        if (!strncmp(buf, "MemAvailable:", 13))
+            kib = strtoull(buf + 13, NULL, 10);
+        else if (!strncmp(buf, "HugePages_Free:", 15))
+            pages = strtoull(buf + 15, NULL, 10);
     }
     free(buf);
     if (f)

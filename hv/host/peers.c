@@ -40,7 +40,7 @@ static void drop(struct conn *c)
 
 int fyd_preface_parse(const uint8_t buf[FY_PREFACE_LEN], struct fyd_preface *p, struct fy_err *e)
 {
-    if (memcmp(buf, FY_PREFACE_MAGIC, 8))
+    if (memcmp(buf, FY_PREFACE_MAGIC, 8) != 0)
         return fy_fail(e, FY_ECORRUPT, "not a Ferry peer");
     p->kind = fy_get16(buf + 8);
     p->channel = fy_get16(buf + 10);
@@ -84,7 +84,7 @@ static int begin_job(struct fyd *d, const struct fyd_preface *p, int sock, struc
     for (struct fyd_host *h = d->hosts; h; h = h->next)
         n++;
     Ferry__PinnedPeer *pins = calloc(n + 1, sizeof *pins);
-    Ferry__PinnedPeer **peers = calloc(n + 1, sizeof *peers);
+    Ferry__PinnedPeer **peers = calloc(n + 1, sizeof(void *));
     struct fyd_job *j = pins && peers ? fyd_job_new(d, kind, id) : NULL;
     Ferry__JobStart start = FERRY__JOB_START__INIT;
     start.peers = peers;
@@ -111,7 +111,7 @@ static int begin_job(struct fyd *d, const struct fyd_preface *p, int sock, struc
 
 static void pass_on(struct conn *c)
 {
-    struct fyd_preface p;
+    struct fyd_preface p = {0};
     struct fy_err e;
     int rc = fyd_preface_parse(c->buf, &p, &e);
     if (rc == 0) {

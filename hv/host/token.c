@@ -37,7 +37,7 @@ int fyd_token_parse(const char *text, struct fyd_token *t, struct fy_err *e)
     size_t n = 0;
     uint32_t acc = 0;
     unsigned bits = 0;
-    if (strncmp(text, prefix, sizeof prefix - 1))
+    if (strncmp(text, prefix, sizeof prefix - 1) != 0)
         return fy_fail(e, FY_EUSAGE, "this is no token (it begins with %s; `vmctl host invite` prints one)",
                        prefix);
     for (const char *p = text + sizeof prefix - 1; *p; p++) {
