@@ -88,7 +88,7 @@ static int option(struct cli *c, struct move *m, int o)
             return cli_fail(c, FY_EUSAGE, "--deadline %s is no time (write it like 30s or 5m)", optarg);
         break;
     case OPT_MISS:
-        if (strcmp(optarg, "cancel") != 0 && strcmp(optarg, "pause") && strcmp(optarg, "force") != 0)
+        if (strcmp(optarg, "cancel") != 0 && strcmp(optarg, "pause") != 0 && strcmp(optarg, "force") != 0)
             return cli_fail(c, FY_EUSAGE, "--on-miss %s: cancel, pause or force", optarg);
         m->opt.on_miss = optarg;
         break;

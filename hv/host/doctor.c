@@ -122,52 +122,94 @@ static void check_identity(struct fyd_client *c)
               self->row.address, peers, peers == 1 ? "" : "s");
 }
 
-/* Top-level members of the probe's JSON object become checks of their own:
- * {"name":{"verdict":"yes","detail":"…"},…} as ferry-hv prints it; anything else is passed on as it is. */
-static bool string_member(const char *obj, const char *end, const char *key, char *out, size_t room)
+/* The probe prints one line of JSON of a form that is ours; these find a member's value in [at, end), or
+ * NULL. */
+static const char *value_of(const char *at, const char *end, const char *key)
 {
     char quoted[64];
-    snprintf(quoted, sizeof quoted, "\"%s\"", key);
-    const char *p = memmem(obj, (size_t)(end - obj), quoted, strlen(quoted));
-    if (!p)
-        return false;
-    p += strlen(quoted);
-    while (p < end && (*p == ' ' || *p == ':'))
-        p++;
-    if (p == end || *p != '"')
-        return false;
-    size_t n = 0;
-    for (p++; p < end && *p != '"' && n + 1 < room; p++) {
-        if (*p == '\\' && p + 1 < end)
-            p++;
-        out[n++] = *p;
-    }
-    out[n] = 0;
-    return true;
+    int n = snprintf(quoted, sizeof quoted, "\"%s\":", key);
+    const char *p = memmem(at, (size_t)(end - at), quoted, (size_t)n);
+    return p ? p + n : NULL;
 }
 
-static unsigned probe_members(struct fyd_client *c, const char *json, size_t len)
+static bool is_true(const char *at, const char *end, const char *key)
+{
+    const char *p = value_of(at, end, key);
+    return p && end - p >= 4 && !memcmp(p, "true", 4);
+}
+
+static void string_of(const char *at, const char *end, const char *key, char *out, size_t room)
+{
+    const char *p = value_of(at, end, key);
+    size_t n = 0;
+    if (p && p < end && *p == '"')
+        for (p++; p < end && *p != '"' && n + 1 < room; p++)
+            out[n++] = *p;
+    out[n] = 0;
+}
+
+/* The strings of an array, joined. */
+static void list_of(const char *at, const char *end, const char *key, char *out, size_t room)
+{
+    const char *p = value_of(at, end, key);
+    size_t n = 0;
+    bool in = false;
+    for (; p && p < end && *p != ']' && n + 3 < room; p++) {
+        if (*p == '"' && !in && n) {
+            out[n++] = ';';
+            out[n++] = ' ';
+        }
+        if (*p == '"')
+            in = !in;
+        else if (in)
+            out[n++] = *p;
+    }
+    out[n] = 0;
+}
+
+static void tell_models(struct fyd_client *c, const char *at, const char *end)
+{
+    static const char begin[] = "{\"name\":";
+    const char *m = memmem(at, (size_t)(end - at), begin, sizeof begin - 1);
+    while (m) {
+        const char *next = memmem(m + 1, (size_t)(end - m - 1), begin, sizeof begin - 1);
+        const char *stop = next ? next : end;
+        char name[64], label[80], missing[2048];
+        string_of(m, stop, "name", name, sizeof name);
+        list_of(m, stop, "missing", missing, sizeof missing);
+        snprintf(label, sizeof label, "cpu %s", name);
+        check(c, label, is_true(m, stop, "offered") ? "yes" : "no", "%s",
+              *missing ? missing : "guests with this CPU model can start here and move here");
+        m = next;
+    }
+}
+
+static bool tell_probe(struct fyd_client *c, const char *json, size_t len)
 {
     const char *end = json + len;
-    const char *p = memchr(json, '{', len);
-    unsigned told = 0;
-    while (p && ++p < end) {
-        const char *name = memchr(p, '"', (size_t)(end - p));
-        const char *name_end = name ? memchr(name + 1, '"', (size_t)(end - name - 1)) : NULL;
-        const char *obj = name_end ? memchr(name_end, '{', (size_t)(end - name_end)) : NULL;
-        const char *close = obj ? memchr(obj, '}', (size_t)(end - obj)) : NULL;
-        char key[64], verdict[16], detail[2048] = "";
-        if (!close || name_end - name - 1 >= (long)sizeof key ||
-            !string_member(obj, close, "verdict", verdict, sizeof verdict))
-            break;
-        memcpy(key, name + 1, (size_t)(name_end - name - 1));
-        key[name_end - name - 1] = 0;
-        string_member(obj, close, "detail", detail, sizeof detail);
-        check(c, key, verdict, "%s", detail);
-        told++;
-        p = close;
-    }
-    return told;
+    const char *models = value_of(json, end, "models");
+    char engine[32], model[64];
+    string_of(json, models ? models : end, "engine", engine, sizeof engine);
+    if (!*engine || !models)
+        return false;
+    string_of(json, models, "default_model", model, sizeof model);
+    const char *vcpus = value_of(json, models, "max_vcpus");
+    const char *ring = value_of(json, models, "dirty_ring_entries");
+    unsigned long entries = ring ? strtoul(ring, NULL, 10) : 0;
+    check(c, "engine", "yes", "%s, up to %lu vCPUs, default CPU model %s", engine,
+          vcpus ? strtoul(vcpus, NULL, 10) : 0, model);
+    check(c, "dirty log", is_true(json, models, "dirty_log_manual") ? "yes" : "limited",
+          "bitmap%s, dirty ring %s",
+          is_true(json, models, "dirty_log_manual") ? " with manual re-protect" : "",
+          entries ? "offered" : "not offered (no dirty rate by vCPU)");
+    bool offset = is_true(json, models, "tsc_offset");
+    check(c, "tsc", offset ? "yes" : "limited",
+          offset ? "the guest's TSC goes on over a move"
+                 : "this KVM cannot offset the TSC: a guest whose TSC is ahead of this host's is refused, "
+                   "others see "
+                   "it jump forward");
+    tell_models(c, models, end);
+    return true;
 }
 
 static void probed(void *arg, const struct fy_err *err, bool clean, const char *out, size_t len)
@@ -180,7 +222,7 @@ static void probed(void *arg, const struct fy_err *err, bool clean, const char *
     else if (!len)
         check(c, "engine", clean ? "limited" : "no", "ferry-hv --probe %s",
               clean ? "says nothing" : "failed");
-    else if (!probe_members(c, out, len))
+    else if (!tell_probe(c, out, len))
         check(c, "engine", clean ? "yes" : "no", "%.*s", (int)len, out);
     fyd_reply_done(c);
     fyd_client_release(c);

@@ -331,6 +331,8 @@ void fyd_guest_process_ended(struct fyd_guest *g, const char *how)
     fy_info("guest %s: the hypervisor %s", g->name, how);
     if (!g->launched)
         final_state(g, how);
+    if (g->state == FYD_G_MOVED)
+        remove_folder(g);
     struct fyd_ho *ho = fyd_id_is_zero(g->handover) ? NULL : fyd_ho_find(g->d, g->handover);
     if (ho && !g->launched)
         fyd_ho_feed(ho, FY_HE_H_GONE);

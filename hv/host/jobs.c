@@ -178,7 +178,7 @@ void fyd_job_load(struct fyd *d, const struct inv_job *row)
     j->started_real = row->started_ns;
     j->worker_ended = true;
     /* One that was under way is settled when its hand-over is known to be (fyd_jobs_resume). */
-    j->finished = strcmp(j->state, "running") != 0 && strcmp(j->state, "uncertain");
+    j->finished = strcmp(j->state, "running") != 0 && strcmp(j->state, "uncertain") != 0;
     j->restarted = !j->finished;
     if (row->report_len)
         j->report = ferry__job_report__unpack(NULL, row->report_len, row->report);
