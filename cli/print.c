@@ -156,8 +156,9 @@ void cli_print_report(const Ferry__ApiJobInfo *job)
     else
         putchar('\n');
     if (planned || r->forecast_downtime_ns) {
-        snprintf(text, sizeof text, "%s in all, %s silent", cli_time(r->forecast_total_ns, a),
-                 cli_time(r->forecast_downtime_ns, b));
+        bool total = r->forecast_total_ns != 0;
+        snprintf(text, sizeof text, "%s%s%s silent", total ? cli_time(r->forecast_total_ns, a) : "",
+                 total ? " in all, " : "", cli_time(r->forecast_downtime_ns, b));
         line("forecast", text);
     }
     if (r->downtime_ns && !planned) {
