@@ -11,6 +11,10 @@
 #define PATIENCE 2
 /* Below this share of the fixed part the rest is not worth another round. */
 #define NEGLIGIBLE 0.25
+/* Round trips of a switch: the barrier, READY, COMMIT to RUNNING. */
+#define ROUND_TRIPS 3
+/* Rounds after which the smallest round trip is believed. */
+#define BELIEVED 8
 /* First guess of throughput before a round has told: 0.5 GB/s. */
 #define FIRST_THROUGHPUT 0.5
 
@@ -18,10 +22,13 @@ void fy_policy_init(struct fy_policy *p, uint64_t max_downtime_ns, uint64_t dead
                     uint64_t round_trip_ns)
 {
     /* Measured on the reference machine: 2.0 ms for pause, state, load and resume of the machine, 0.3 ms a
-     * vCPU; three round trips (barrier, READY, COMMIT to RUNNING). */
+     * vCPU. */
+    uint64_t machine_ns = 2000000ull + 300000ull * vcpus;
     *p = (struct fy_policy){.max_downtime_ns = max_downtime_ns,
                             .deadline_ns = deadline_ns,
-                            .fixed_ns = 2000000ull + 300000ull * vcpus + 3 * round_trip_ns,
+                            .machine_ns = machine_ns,
+                            .round_trip_ns = round_trip_ns,
+                            .fixed_ns = machine_ns + ROUND_TRIPS * round_trip_ns,
                             .throughput = FIRST_THROUGHPUT,
                             .best_left = UINT64_MAX};
 }
@@ -35,6 +42,9 @@ static void learn(struct fy_policy *p, const struct fy_round *r)
 {
     if (!r->ns)
         return;
+    /* No round is shorter than a round trip: the greeting's, with processes starting, was a first guess. */
+    p->round_trip_ns = FY_MIN(p->round_trip_ns, r->ns);
+    p->fixed_ns = p->machine_ns + ROUND_TRIPS * p->round_trip_ns;
     if (r->bytes >= TELLING_BYTES) {
         double t = (double)r->bytes / (double)r->ns;
         /* The first round holds zero pages and cold caches, later ones are like the last: they count more. */
@@ -66,6 +76,8 @@ enum fy_decision fy_policy_round(struct fy_policy *p, const struct fy_round *r)
     }
     if (p->deadline_ns && r->now_ns >= p->deadline_ns)
         return FY_DECIDE_MISSED;
+    if (p->fixed_ns > p->max_downtime_ns && p->rounds >= BELIEVED)
+        return FY_DECIDE_NEVER;
     return FY_DECIDE_ROUND;
 }
 

@@ -19,12 +19,15 @@ enum fy_decision {
     FY_DECIDE_ROUND,  /* send another round */
     FY_DECIDE_SWITCH, /* pause and send the rest */
     FY_DECIDE_MISSED, /* the deadline passed */
+    FY_DECIDE_NEVER,  /* the budget is below what a switch costs even with nothing left to send */
 };
 
 struct fy_policy {
     uint64_t max_downtime_ns;
-    uint64_t deadline_ns; /* since the job's start; 0: none */
-    uint64_t fixed_ns;    /* downtime that does not depend on memory: pause, state, load, resume, latency */
+    uint64_t deadline_ns;   /* since the job's start; 0: none */
+    uint64_t machine_ns;    /* pause, state, load and resume of the machine */
+    uint64_t round_trip_ns; /* smallest seen: of the greeting and of every round */
+    uint64_t fixed_ns;      /* downtime that does not depend on memory: pause, state, load, resume, latency */
     /* kept between rounds */
     double throughput;  /* bytes/ns, moving average over rounds large enough to tell */
     double dirty_rate;  /* bytes/ns */

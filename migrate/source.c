@@ -169,12 +169,28 @@ static void send_error(struct fy_source *s, const struct fy_err *e)
         fy_record_send_proto(s->control, &s->out, FY_REC_ERROR, &m.base, &ignored);
 }
 
+/* End the pump's threads; what they use (channels, ferry-hv's control socket) may go after this. */
+static void end_pump(struct fy_source *s)
+{
+    pthread_mutex_lock(&s->gate_lock);
+    struct fy_pump *pump = s->pump;
+    s->pump = NULL;
+    for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
+        if (s->data[i])
+            fy_chan_abort(s->data[i]);
+    pthread_mutex_unlock(&s->gate_lock);
+    fy_rate_stop(&s->rate);
+    if (!pump)
+        return;
+    fy_pump_stop(pump);
+    fy_pump_totals(pump, &s->totals);
+    fy_pump_free(pump);
+}
+
 static void fill_report(struct fy_source *s)
 {
     Ferry__JobReport *r = &s->report;
-    struct fy_pump_totals t = {0};
-    if (s->pump)
-        fy_pump_totals(s->pump, &t);
+    struct fy_pump_totals t = s->totals;
     r->total_ns = fy_now_ns() - s->began_ns;
     r->rounds = (uint32_t)s->round;
     r->pages_zero = t.pages_zero;
@@ -196,22 +212,15 @@ static void fill_report(struct fy_source *s)
 
 static void release(struct fy_source *s)
 {
+    /* The job's reading thread may still bring a cancel: it finds the channels gone. */
     pthread_mutex_lock(&s->gate_lock);
-    struct fy_chan *control = s->control;
+    fy_chan_free(s->control);
     s->control = NULL;
-    for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
-        if (s->data[i])
-            fy_chan_abort(s->data[i]);
-    struct fy_pump *pump = s->pump;
-    s->pump = NULL;
-    pthread_mutex_unlock(&s->gate_lock);
-    fy_rate_stop(&s->rate);
-    if (pump)
-        fy_pump_stop(pump);
-    fy_pump_free(pump);
-    for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
+    for (unsigned i = 0; i < FY_CHANNELS_MAX; i++) {
         fy_chan_free(s->data[i]);
-    fy_chan_free(control);
+        s->data[i] = NULL;
+    }
+    pthread_mutex_unlock(&s->gate_lock);
     fy_tls_free(s->tls);
     if (s->bitmap)
         munmap(s->bitmap, (size_t)((s->pages + 63) / 64 * 8));
@@ -247,6 +256,7 @@ int fy_run_send(struct fy_job *job, uint64_t began_ns)
     pthread_mutex_unlock(&s->gate_lock);
     if (rc < 0)
         send_error(s, &e);
+    end_pump(s);
     /* Give the guest its leases back before anyone hears of the failure. */
     if (rc < 0 && e.code != FY_EUNCERTAIN)
         fy_ctl_free(s->ctl);

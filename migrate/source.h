@@ -65,6 +65,7 @@ struct fy_source {
     uint64_t last_progress_ns;
 
     Ferry__JobReport report;
+    struct fy_pump_totals totals; /* of the pump, once it has ended */
     char codec_name[16];
     char warning[FY_ERR_TEXT];
     char peer_host[128];

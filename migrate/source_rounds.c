@@ -209,6 +209,12 @@ int fy_source_rounds(struct fy_source *s, struct fy_err *e)
                 return -1;
             return s->prepared ? 0 : prepare(s, e);
         }
+        if (d == FY_DECIDE_NEVER && !deadline)
+            return fy_fail(e, FY_EDEADLINE,
+                           "a downtime of %.1f ms cannot be kept: the switch alone takes about %.1f ms over "
+                           "this link (raise "
+                           "--max-downtime); the guest runs on here",
+                           (double)s->policy.max_downtime_ns / 1e6, (double)s->policy.fixed_ns / 1e6);
         if (d == FY_DECIDE_SWITCH) {
             if (s->prepared)
                 return 0;

@@ -56,6 +56,8 @@ enum fy_fault {
     FY_FAULT_MUT_SKIP_ZERO = 101,   /* a page that became zero is not sent */
     FY_FAULT_MUT_OMIT_LAST = 102,   /* a round's last batch of a channel is not sent */
     FY_FAULT_MUT_SWAP_ROUNDS = 103, /* a batch of an earlier round is applied again after a later one */
+    FY_FAULT_MUT_NO_BARRIER =
+        104, /* a channel does not wait for the others at a barrier (each arrival counts) */
 };
 
 /* Read FERRY_FAULT. Call once at start, before threads; a word that it cannot read is logged. */

@@ -218,6 +218,26 @@ static void hopeless_guest_misses_its_deadline(void **state)
     assert_int_equal(simulate(&p, 2.0, 1.0, 1024 * MIB, 3 * MS), UINT64_MAX); /* without one it goes on */
 }
 
+static void slow_greeting_is_forgotten(void **state)
+{
+    (void)state;
+    struct fy_policy p;
+    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS); /* three of these alone are over the budget */
+    assert_in_range(simulate(&p, 0.0, 1.0, 2048 * MIB, 1 * MS), 1, 1);
+}
+
+static void impossible_budget_is_told(void **state)
+{
+    (void)state;
+    struct fy_policy p;
+    struct fy_round r = {.bytes = 100, .ns = 30 * MS, .left_bytes = 0};
+    enum fy_decision d = FY_DECIDE_ROUND;
+    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS);
+    for (int i = 0; i < 20 && d == FY_DECIDE_ROUND; i++)
+        d = fy_policy_round(&p, &r);
+    assert_int_equal(d, FY_DECIDE_NEVER);
+}
+
 static void progress_never_falls(void **state)
 {
     (void)state;
@@ -261,6 +281,8 @@ int main(void)
         cmocka_unit_test(idle_guest_switches_at_once),
         cmocka_unit_test(busy_guest_switches_near_its_floor),
         cmocka_unit_test(hopeless_guest_misses_its_deadline),
+        cmocka_unit_test(slow_greeting_is_forgotten),
+        cmocka_unit_test(impossible_budget_is_told),
         cmocka_unit_test(progress_never_falls),
         cmocka_unit_test(tickets_differ_by_channel),
     };
