@@ -187,5 +187,16 @@ int verb_migrate(struct cli *c)
     req.migrate = &op;
     struct cli_request r = {
         .req = &req, .on_reply = on_reply, .arg = &m, .on_interrupt = m.detach ? NULL : on_interrupt};
-    return cli_call(c, &r);
+    code = cli_call(c, &r);
+    if (code && c->json && !*m.job) {
+        /* Refused before there was a job: the last line still says how it ended. */
+        struct cli_json j = cli_json_begin(stdout);
+        cli_json_string(&j, "guest", c->name);
+        cli_json_string(&j, "host", op.host);
+        cli_json_string(&j, "state", "failed");
+        cli_json_u64(&j, "code", (uint64_t)code);
+        cli_json_string(&j, "error", fy_code_name(code));
+        cli_json_end(&j);
+    }
+    return code;
 }
