@@ -19,6 +19,7 @@ static int ask(struct fy_chan *c, const Ferry__JobStart *start, Ferry__QueryResu
     struct fy_record_header h;
     Ferry__PeerQuery q = FERRY__PEER_QUERY__INIT;
     q.handover_id = start->query_id;
+    q.abandon = start->query_abandon;
     uint8_t *buf = malloc(FY_RECORD_BODY_MAX);
     if (!buf)
         return fy_fail(e, FY_ERESOURCE, "no memory for an answer");

@@ -14,7 +14,7 @@
 /* Round trips of a switch: the barrier, READY, COMMIT to RUNNING. */
 #define ROUND_TRIPS 3
 /* Rounds after which the smallest round trip is believed. */
-#define BELIEVED 8
+#define BELIEVED 64
 /* First guess of throughput before a round has told: 0.5 GB/s. */
 #define FIRST_THROUGHPUT 0.5
 
@@ -42,8 +42,12 @@ static void learn(struct fy_policy *p, const struct fy_round *r)
 {
     if (!r->ns)
         return;
-    /* No round is shorter than a round trip: the greeting's, with processes starting, was a first guess. */
-    p->round_trip_ns = FY_MIN(p->round_trip_ns, r->ns);
+    /* What a small round took beyond its bytes is a round trip; the greeting's, with processes starting, was
+     * a guess. */
+    if (r->bytes < TELLING_BYTES) {
+        uint64_t sending = (uint64_t)((double)r->bytes / p->throughput);
+        p->round_trip_ns = FY_MIN(p->round_trip_ns, r->ns > sending ? r->ns - sending : 0);
+    }
     p->fixed_ns = p->machine_ns + ROUND_TRIPS * p->round_trip_ns;
     if (r->bytes >= TELLING_BYTES) {
         double t = (double)r->bytes / (double)r->ns;

@@ -145,7 +145,11 @@ static int pass_barrier(struct channel *c, const uint8_t *body, size_t len, stru
                        c->barriers + 1);
     pthread_mutex_lock(&s->lock);
     uint64_t round = ++c->barriers;
-    if (++s->at_barrier == s->cfg.count) {
+    bool skip = fy_fault_hit(FY_FAULT_MUT_NO_BARRIER);
+    if (skip) {
+        s->rounds = FY_MAX(s->rounds, round);
+        wake(s);
+    } else if (++s->at_barrier == s->cfg.count) {
         s->at_barrier = 0;
         s->rounds = round;
         uint64_t now = fy_now_ns();
@@ -154,10 +158,9 @@ static int pass_barrier(struct channel *c, const uint8_t *body, size_t len, stru
         pthread_cond_broadcast(&s->passed);
         wake(s);
     }
-    bool skip = fy_fault_hit(FY_FAULT_MUT_NO_BARRIER);
-    while (s->rounds < round && !s->failed && !s->quit && !skip)
+    while (s->rounds < round && !s->failed && !s->quit)
         pthread_cond_wait(&s->passed, &s->lock);
-    bool ok = s->rounds >= round || skip;
+    bool ok = s->rounds >= round;
     pthread_mutex_unlock(&s->lock);
     if (ok && fy_fault_hit(FY_FAULT_DST_ROUND))
         return fy_fail(e, FY_EFAIL, "fault point %d", FY_FAULT_DST_ROUND);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hv/base/fault.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ struct armed {
 };
 
 #define MAX_ARMED 16
+#define EVERY UINT_MAX
 static struct armed armed[MAX_ARMED];
 static int armed_count;
 
@@ -50,7 +52,9 @@ static bool parse_one(char *word, struct armed *a)
     } else
         return false;
     unsigned n = 1;
-    if (count) {
+    if (count && !strcmp(count, "every")) {
+        n = EVERY;
+    } else if (count) {
         n = (unsigned)strtoul(count, &end, 10);
         if (*end || n == 0)
             return false;
@@ -96,9 +100,9 @@ bool fy_fault_hit(enum fy_fault point)
         if (a->point != (int)point)
             continue;
         unsigned left = atomic_load(&a->left);
-        while (left && !atomic_compare_exchange_weak(&a->left, &left, left - 1))
+        while (left && left != EVERY && !atomic_compare_exchange_weak(&a->left, &left, left - 1))
             continue;
-        if (left != 1)
+        if (left != 1 && left != EVERY)
             continue;
         fy_info("fault point %d fires", (int)point);
         switch (a->action) {

@@ -2,8 +2,8 @@
 /* Numbered fault points: places where a test makes this process die, fail or wait. FERRY_FAULT in the
  * environment names them, comma separated: "NUMBER:ACTION[:COUNT]". ACTION is `kill` (SIGKILL to
  * itself), `fail` (the caller takes its error path), `stop` (SIGSTOP to itself) or `delay=MS`; COUNT
- * says at which arrival it fires (default 1), once. The numbers are stable; they are the rows of the
- * table in docs/spec/stream.md. Unset costs one load and one predicted branch. */
+ * says at which arrival it fires (default 1), once; `every`: at each. The numbers are stable; they are the
+ * rows of the table in docs/spec/stream.md. Unset costs one load and one predicted branch. */
 #ifndef FERRY_BASE_FAULT_H
 #define FERRY_BASE_FAULT_H
 
