@@ -203,6 +203,8 @@ int fy_source_rounds(struct fy_source *s, struct fy_err *e)
                  (unsigned long long)r.bytes >> 10, (unsigned long long)r.ns / 1000,
                  (unsigned long long)r.left_bytes >> 10);
         enum fy_decision d = fy_policy_round(&s->policy, &r);
+        if (s->policy.rounds == 1)
+            s->report.forecast_total_ns = r.now_ns + fy_policy_remaining_ns(&s->policy, s->left_bytes);
         fy_source_progress(s, "memory", false);
         if (d == FY_DECIDE_MISSED) {
             if (missed(s, e) < 0)

@@ -148,6 +148,17 @@ def paused_arrival(pair):
     verdict(pair.beta, "g")
 
 
+def paused_guest(pair):
+    """A guest that an operator has paused moves, and stays paused."""
+    filled(pair.start(pair.alpha, "g", "mem=16 mode=seq rate=20 fill=text", "64M", 1))
+    pair.alpha.vmctl("pause", "g")
+    pair.alpha.vmctl("migrate", "g", "beta")
+    if pair.beta.state("g") != "paused":
+        raise Failure(f"a paused guest arrived {pair.beta.state('g')}")
+    pair.beta.vmctl("unpause", "g")
+    verdict(pair.beta, "g")
+
+
 def refusals(pair):
     filled(pair.start(pair.alpha, "g", "mem=16 mode=idle fill=text", "64M", 1))
     expect_error(pair.alpha, 3, "nowhere", "migrate", "g", "nowhere")
@@ -210,7 +221,7 @@ def dirty_rate(pair):
 
 
 CHECKS = [there_and_back, pages_that_turn_zero, untouched_memory_is_not_moved, cancel_leaves_the_guest, deadline, plan_moves_nothing,
-          paused_arrival, refusals, daemon_restarts, hypervisor_death_is_a_crash, debug_exit, dirty_rate]
+          paused_arrival, paused_guest, refusals, daemon_restarts, hypervisor_death_is_a_crash, debug_exit, dirty_rate]
 
 
 def main():
