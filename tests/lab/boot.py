@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""One lab host: a stock Debian kernel boots under Ferry on kvm-amd, and its whole state travels between two daemons there."""
+import json
+import sys
+
+from lab import Console, Failure, Lab, build_argument, move, pair, run_checks, say, verdict
+
+MOVE = "--max-downtime 5s --deadline 150s"
+
+
+def running(console):
+    console.expect(rb"!init\r?\n", 120)
+    console.expect(rb"!filled \d+ pages", 60)
+
+
+def power_off(daemon, name, console):
+    """The power button reaches the guest's ACPI driver, and its power-off ends the guest."""
+    start = console.length()
+    daemon.vmctl(f"stop -w {name}")
+    console.expect(rb"!power-button", 10, start)
+    console.close()
+    if daemon.state(name) not in ("stopped", "off", None):
+        raise Failure(f"after its power-off {name} is {daemon.state(name)}")
+
+
+def what_the_host_can(lab):
+    """doctor knows a real KVM: every MSR list, offsets, the ring, and the best model that this processor has."""
+    engine = doctor_engine(lab.alpha)
+    say("doctor:", json.dumps(engine))
+    for key in ("tsc_offset", "dirty_log_manual", "immediate_exit"):
+        if engine[key] is not True:
+            raise Failure(f"{key} is {engine[key]}")
+    if engine["default_model"] != "x86-64-v2" or engine["msrs"] < 30 or engine["dirty_ring_entries"] < 4096:
+        raise Failure(f"{engine}")
+
+
+def doctor_engine(daemon):
+    found = None
+
+    def walk(value):
+        nonlocal found
+        if isinstance(value, str) and value.startswith("{"):
+            value = json.loads(value)
+        if isinstance(value, dict):
+            if "default_model" in value:
+                found = value
+            for v in value.values():
+                walk(v)
+        if isinstance(value, list):
+            for v in value:
+                walk(v)
+
+    walk(daemon.json("doctor"))
+    if not found:
+        raise Failure("vmctl doctor --json says nothing about the engine")
+    return found
+
+
+def one_vcpu(lab):
+    """Boot, show, a move of the whole state to another process and back, the power button."""
+    console = lab.alpha.start("one", "-m 192M -p 1", "ferry.mem=8 ferry.rate=10")
+    running(console)
+    say(verdict(console))
+    show = lab.alpha.json("show one")[-1]
+    if show["vcpus"] != 1 or show["cpu_model"] != "x86-64-v2" or show["engine"] != "kvm" or show["memory_bytes"] != 192 << 20:
+        raise Failure(f"show: {show}")
+    for source, target in ((lab.alpha, lab.second), (lab.second, lab.alpha)):
+        report = move(source, target, "one", MOVE)
+        say(f"moved in {report['total_ms']:.0f} ms, down {report['downtime_ms']:.0f} ms")
+        console = Console(target, "one")
+        verdict(console)
+    power_off(lab.alpha, "one", console)
+
+
+def dirty_rate(daemon, name, per_vcpu):
+    value = daemon.json(f"dirty-rate {name}")[-1]
+    say("dirty-rate:", json.dumps(value))
+    # 10 MiB/s of files, and what a kernel writes by itself
+    if not 5 <= value["mib_per_s"] <= 40:
+        raise Failure(f"a guest that writes 10 MiB/s is measured at {value['mib_per_s']} MiB/s")
+    by_vcpu = value["vcpu_bytes_per_s"]
+    if len(by_vcpu) != per_vcpu or any(v <= 0 for v in by_vcpu):
+        raise Failure(f"rates by vCPU: {by_vcpu}")
+
+
+def two_vcpus_and_reset(lab):
+    console = lab.alpha.start("two", "-m 192M -p 2", "ferry.mem=32 ferry.rate=10")
+    running(console)
+    console.expect(rb"!start ledger cpus=2 ", 5)
+    say(verdict(console))
+    dirty_rate(lab.alpha, "two", 0)
+    start = console.length()
+    lab.alpha.vmctl("reset two")
+    console.expect(rb"!init", 120, start)
+    console.expect(rb"!filled", 60, start)
+    say("after the reset:", verdict(console))
+    power_off(lab.alpha, "two", console)
+
+
+def dirty_ring_and_every_feature(lab):
+    """The dirty ring, and the host's own model: AVX state and every feature that KVM offers travel."""
+    console = lab.alpha.start("ring", "-m 192M -p 2 --dirty-ring --cpu-model host", "ferry.mem=32 ferry.rate=10")
+    running(console)
+    if lab.alpha.json("show ring")[-1]["dirty_ring"] < 1024:
+        raise Failure("the guest has no dirty ring")
+    dirty_rate(lab.alpha, "ring", 2)
+    move(lab.alpha, lab.second, "ring", MOVE)
+    console = Console(lab.second, "ring")
+    say(verdict(console))
+    lab.second.vmctl("stop -f ring")
+    console.close()
+
+
+def models(lab):
+    """Each model is taken or refused as doctor says."""
+    for model in doctor_engine(lab.alpha)["models"]:
+        r = lab.alpha.vmctl(f"start m -m 64M --paused --cpu-model {model['name']} -k /guest/vmlinuz", check=False)
+        if (r.returncode == 0) != model["offered"] or not all(m in r.stderr for m in model["missing"]):
+            raise Failure(f"{model}: exit {r.returncode}, {r.stderr!r}")
+        if r.returncode == 0:
+            if lab.alpha.json("show m")[-1]["cpu_model"] != model["name"]:
+                raise Failure(f"{model['name']} was asked for")
+            lab.alpha.vmctl("stop -f -w m")
+
+
+CHECKS = [what_the_host_can, models, one_vcpu, two_vcpus_and_reset, dirty_ring_and_every_feature]
+
+
+def main():
+    lab = Lab(build_argument(sys.argv))
+    try:
+        lab.plan("alpha")
+        host = lab.boot("alpha")
+        host.await_ready()
+        lab.alpha = host.daemon()
+        lab.second = host.daemon("second", 4748)
+        pair(lab.alpha, lab.second)
+        only = sys.argv[2:]
+        checks = [c for c in CHECKS if not only or c.__name__ in only]
+        bad = run_checks(lab, checks)
+        say(f"{bad} of {len(checks)} checks failed")
+        return 1 if bad else 0
+    finally:
+        lab.close()
+
+
+sys.exit(main())

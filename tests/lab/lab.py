@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lab hosts: Debian's kernel under QEMU's emulation of an AMD processor with virtualisation, so with a real kvm-amd, on which
+Ferry runs stock guests. Each host is one QEMU; hosts are joined by QEMU's stream sockets.
+
+A command goes to a host over a connection of its own (tests/lab/agent), so several can run at once."""
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CACHE = os.environ.get("FERRY_CACHE", os.path.join(TOP, ".cache"))
+QEMU = os.path.join(CACHE, "qemu", "qemu")
+KERNEL = os.path.join(CACHE, "kernel-6.1", "vmlinuz")
+GUEST = "-k /guest/vmlinuz -r /guest/initramfs.gz"
+BEGAN = time.monotonic()
+
+
+class Failure(Exception):
+    pass
+
+
+def say(*words):
+    print(f"lab: {time.monotonic() - BEGAN:6.1f}", *words, file=sys.stderr, flush=True)
+
+
+def wait_for(what, timeout, condition, interval=0.05):
+    """Poll an outside condition until it holds; its value, or Failure naming `what`."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Failure(f"timed out after {timeout} s waiting for {what}")
+        time.sleep(interval)
+
+
+class Result:
+    def __init__(self, command, data):
+        out, zero, tail = data.rpartition(b"\0")
+        m = re.match(rb"(\d+)\n", tail)
+        if not zero or not m:
+            raise Failure(f"{command}: the connection ended early; last came {data[-200:]!r}")
+        self.returncode = int(m.group(1))
+        self.stdout = out.decode("utf-8", "replace")
+        self.stderr = tail[m.end():].decode("utf-8", "replace")
+
+
+class Console:
+    """A guest's serial console through `vmctl console` on its host."""
+
+    def __init__(self, daemon, name):
+        self.sock = daemon.host.connect(daemon.command("console " + shlex.quote(name)))
+        self.changed = threading.Condition()
+        self.text = b""
+        self.ended = False
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        while True:
+            try:
+                data = self.sock.recv(65536)
+            except OSError:
+                data = b""
+            with self.changed:
+                self.text += data
+                self.ended = not data
+                self.changed.notify_all()
+            if not data:
+                return
+
+    def length(self):
+        with self.changed:
+            return len(self.text)
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def expect(self, pattern, timeout, start=0):
+        """Wait for a regular expression in the output from byte `start`; the match."""
+        rx = re.compile(pattern)
+        end = time.monotonic() + timeout
+        with self.changed:
+            while True:
+                m = rx.search(self.text, start)
+                if m:
+                    return m
+                left = end - time.monotonic()
+                if left <= 0 or self.ended:
+                    why = "the console ended" if self.ended else f"not within {timeout} s"
+                    raise Failure(f"console: no {pattern!r} ({why}); it ends with {self.text[-600:].decode('latin-1')!r}")
+                self.changed.wait(left)
+
+    def close(self):
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.thread.join(10)
+        self.sock.close()
+
+
+class Host:
+    """One lab host. `links` are (unix socket, is server) of the wires to its peers, in the order of `peers`."""
+
+    def __init__(self, lab, name, number, peers, links, cpu="EPYC", memory=1536, append=""):
+        self.lab = lab
+        self.name = name
+        self.address = f"10.77.0.{number}"
+        self.log = os.path.join(lab.folder, name + ".console")
+        self.port = free_port()
+        self.daemons = []
+        self.began = time.monotonic()
+        command = [QEMU, "-accel", "tcg,thread=multi", "-machine", "q35,hpet=on", "-cpu", cpu, "-smp", "2", "-m", str(memory),
+                   "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "file:" + self.log,
+                   "-kernel", KERNEL, "-initrd", lab.image,
+                   "-append", f"console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off lab.name={name} lab.ip={self.address} "
+                              f"lab.peers={','.join(peers)} {append}",
+                   "-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-10.0.2.15:7",
+                   "-device", "virtio-net-pci,netdev=n0,romfile="]
+        for i, (path, server) in enumerate(links, 1):
+            command += ["-netdev", f"stream,id=n{i},server={'on' if server else 'off'},addr.type=unix,addr.path={path}",
+                        "-device", f"virtio-net-pci,netdev=n{i},romfile=,mac=52:54:00:77:{number:02x}:{i:02x}"]
+        with open(self.log + ".qemu", "wb") as err:
+            self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+
+    def console_log(self):
+        try:
+            with open(self.log, "rb") as f:
+                return f.read()
+        except OSError:
+            return b""
+
+    def alive(self):
+        if self.qemu.poll() is not None:
+            with open(self.log + ".qemu", encoding="utf-8", errors="replace") as f:
+                raise Failure(f"{self.name}: QEMU ended with {self.qemu.returncode}: {f.read()[-800:]}")
+        return True
+
+    def await_ready(self, timeout=180):
+        wait_for(f"{self.name} to boot", timeout, lambda: self.alive() and b"is ready" in self.console_log())
+        if b"no /dev/kvm" in self.console_log() or b"does not load" in self.console_log():
+            raise Failure(f"{self.name}: {self.console_log()[-600:].decode('latin-1')}")
+        say(f"{self.name} is up after {time.monotonic() - self.began:.1f} s")
+
+    def connect(self, command):
+        assert "\n" not in command
+        s = socket.create_connection(("127.0.0.1", self.port), 30)
+        s.settimeout(None)
+        s.sendall(command.encode() + b"\n")
+        return s
+
+    def run(self, command, check=True, timeout=180):
+        """Run a line of shell on the host."""
+        self.alive()
+        data = b""
+        end = time.monotonic() + timeout
+        with self.connect(command) as s:
+            s.shutdown(socket.SHUT_WR)
+            while True:
+                s.settimeout(max(0.1, end - time.monotonic()))
+                try:
+                    chunk = s.recv(65536)
+                except TimeoutError:
+                    raise Failure(f"{self.name}: {command!r} has not ended after {timeout} s; so far {data[-300:]!r}") from None
+                if not chunk:
+                    break
+                data += chunk
+        r = Result(command, data)
+        if check and r.returncode:
+            raise Failure(f"{self.name}: {command!r} ended with {r.returncode}: {r.stderr.strip()} {r.stdout[-300:].strip()}")
+        return r
+
+    def daemon(self, name=None, port=4747):
+        """Start a ferryd and give it an identity; several on a host have names and ports of their own."""
+        return Daemon(self, name or self.name, port)
+
+
+class Daemon:
+    """One ferryd on a lab host, driven by vmctl there."""
+
+    def __init__(self, host, name, port):
+        self.host = host
+        self.name = name
+        self.address = f"{host.address}:{port}"
+        self.root = f"/run/{name}"
+        host.run(f"mkdir -p {self.root} && FERRY_LOG=info setsid ferryd --root {self.root} --listen {self.address} --foreground "
+                 f">>{self.root}.log 2>&1 </dev/null & echo $! >{self.root}.pid")
+        host.daemons.append(self)
+        wait_for(f"{name}'s daemon", 60, self.answers, 0.2)
+        self.vmctl(f"host init --name {name} --address {self.address}")
+
+    def answers(self):
+        r = self.host.run(f"kill -0 $(cat {self.root}.pid) || exit 99; FERRY_SOCKET={self.root}/ferryd.sock vmctl version", check=False)
+        if r.returncode == 99:
+            raise Failure(f"{self.name}: ferryd has ended: {self.log()}")
+        return r.returncode == 0
+
+    def command(self, args):
+        return f"vmctl -H {self.root}/ferryd.sock {args}"
+
+    def vmctl(self, args, check=True, timeout=180):
+        return self.host.run(self.command(args), check, timeout)
+
+    def json(self, args, **kw):
+        """The objects that vmctl --json printed, one a line."""
+        r = self.vmctl(args + " --json", **kw)
+        return [json.loads(line) for line in r.stdout.splitlines() if line.strip()]
+
+    def start(self, name, options, cmdline=""):
+        """Start a stock guest with the checker in it; its console."""
+        self.vmctl(f"start {name} {options} {GUEST} -a {shlex.quote('console=ttyS0 quiet ' + cmdline)}")
+        return Console(self, name)
+
+    def guest(self, name):
+        """The guest's entry in `vmctl status`, or None."""
+        for entry in self.json("status"):
+            for g in entry.get("guests", [entry]) if isinstance(entry, dict) else entry:
+                if g.get("name") == name:
+                    return g
+        return None
+
+    def state(self, name):
+        g = self.guest(name)
+        return g["state"] if g else None
+
+    def log(self):
+        return self.host.run(f"tail -c 6000 {self.root}.log", check=False).stdout
+
+
+class Lab:
+    """Hosts by name, all joined to all. Everything made here is taken away by close()."""
+
+    def __init__(self, build):
+        self.folder = tempfile.mkdtemp(prefix="ferry-lab-")
+        self.image = os.path.join(self.folder, "host.cpio")
+        self.hosts = {}
+        self.numbers = {}
+        subprocess.run([os.path.join(TOP, "tests", "lab", "mklab"), build, self.image], check=True)
+
+    def plan(self, *names):
+        """Say which hosts there will be, for the wires between them."""
+        self.numbers = {name: i for i, name in enumerate(names, 1)}
+
+    def boot(self, name, **options):
+        """Start a host; hosts are booted in the order of plan()."""
+        me = self.numbers[name]
+        peers, links = [], []
+        for other, number in self.numbers.items():
+            if other == name:
+                continue
+            low, high = min(me, number), max(me, number)
+            peers.append(f"10.77.0.{number}")
+            links.append((os.path.join(self.folder, f"wire{low}{high}"), me == low))
+        host = Host(self, name, me, peers, links, **options)
+        self.hosts[name] = host
+        return host
+
+    def close(self):
+        for h in self.hosts.values():
+            if h.qemu.poll() is None:
+                h.qemu.kill()
+            h.qemu.wait(30)
+        if os.environ.get("FERRY_KEEP"):
+            say("kept", self.folder)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def pair(a, b):
+    """Two daemons get to trust each other."""
+    token = a.vmctl("host invite").stdout.split()[-1]
+    b.vmctl(f"host join {token}")
+
+
+def verdict(console, timeout=180):
+    """Have the guest check everything once more; its verdict, which must be a good one."""
+    start = console.length()
+    console.send(b"v")
+    m = console.expect(rb"!verdict (\w+) [^\n]*\n", timeout, start)
+    if m.group(1) != b"intact" or re.search(rb"!bad|!corrupt|!clock backwards", console.text):
+        raise Failure(f"{m.group(0)!r}; the console ends with {console.text[-1000:].decode('latin-1')!r}")
+    return m.group(0).decode().strip()
+
+
+def move(source, target, name, options=""):
+    """Move a guest; vmctl's last object."""
+    r = source.vmctl(f"migrate {name} {target.name} --json {options}", timeout=300)
+    report = json.loads(r.stdout.strip().splitlines()[-1])
+    if report["state"] != "completed" or not report["tls"]:
+        raise Failure(f"move to {target.name}: {report}")
+    if source.state(name) not in ("moved", None) or target.state(name) != "running":
+        raise Failure(f"after the move: {source.state(name)} and {target.state(name)}")
+    return report
+
+
+def expect_error(daemon, code, words, args):
+    """vmctl must fail with this exit code and say all of these words; what it said."""
+    r = daemon.vmctl(args, check=False)
+    if r.returncode != code or not all(w in r.stderr for w in words):
+        raise Failure(f"vmctl {args}: exit {r.returncode}, {r.stderr!r}; expected {code} and {words}")
+    return r.stderr
+
+
+def build_argument(argv):
+    """The build folder."""
+    return os.path.abspath(argv[1] if len(argv) > 1 else os.path.join(TOP, "build", "release"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_checks(lab, checks):
+    """Run (name, function) pairs in order, go on after a failure; how many failed."""
+    bad = 0
+    for check in checks:
+        start = time.monotonic()
+        try:
+            check(lab)
+            say(f"ok {check.__name__} ({time.monotonic() - start:.1f} s)")
+        except Exception as e:  # noqa: BLE001 - one check's failure must not hide the others
+            bad += 1
+            say(f"FAILED {check.__name__}: {type(e).__name__}: {e}")
+            for h in lab.hosts.values():
+                try:
+                    for d in h.daemons:
+                        say(f"{d.name}: {d.log()[-3000:]}")
+                except Exception as log_error:  # noqa: BLE001
+                    say(f"{h.name}: no log: {log_error}; console: {h.console_log()[-2000:].decode('latin-1')}")
+    return bad

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Lab hosts booted apart: a stock Debian guest of 2 vCPUs at work moves between them over TLS, and a host that cannot run it
+says why. FERRY_LAB_MOVES and FERRY_LAB_APART set the number of moves and the seconds between the two boots."""
+import json
+import os
+import re
+import statistics
+import sys
+import time
+
+from lab import Console, Failure, Lab, build_argument, expect_error, move, pair, run_checks, say, verdict
+
+MOVES = int(os.environ.get("FERRY_LAB_MOVES", "6"))
+APART = float(os.environ.get("FERRY_LAB_APART", "15"))
+# What an emulated host reaches over TLS is about 10 MB/s: the budget is for that.
+BUDGET = "--max-downtime 5s --deadline 170s"
+RATE = 50
+WORK = f"ferry.mem=16 ferry.rate={RATE}"
+
+
+def at_work(console, name, seconds=2):
+    """MiB/s that the guest rewrites, by its own clock and count; Failure when it says that anything is wrong."""
+    start = console.length()
+    rows = rb"#w (\d+) \d+ (\d+) (\d+)\r?\n"
+    console.expect(rows + rb"(?:.*\n)*?" + rows.replace(b"(", b"(?:") * (4 * seconds - 1), 60, start)
+    found = [tuple(map(int, m.groups())) for m in re.finditer(rows, console.text[start:])]
+    (first, t0, _), (last, t1, bad) = found[0], found[-1]
+    if bad or re.search(rb"!bad|!corrupt|!clock backwards", console.text):
+        raise Failure(f"{name}: {console.text[-1000:].decode('latin-1')!r}")
+    return (last - first) / 256 / ((t1 - t0) / 1000)
+
+
+def clocks(hosts):
+    """Seconds since each host's boot, for how far they are apart."""
+    return [float(h.run("cat /proc/uptime").stdout.split()[0]) for h in hosts]
+
+
+def there_and_back(lab):
+    source, target = lab.alpha, lab.beta
+    console = lab.console
+    say(f"before the moves the guest rewrites {at_work(console, 'g'):.0f} MiB/s; hosts are up "
+        f"{', '.join(f'{u:.0f} s' for u in clocks([lab.alpha.host, lab.beta.host]))}")
+    totals, downs, rates, forecasts = [], [], [], []
+    for i in range(MOVES):
+        r = move(source, target, "g", BUDGET)
+        console.close()
+        console = Console(target, "g")
+        rate = at_work(console, "g", 1)
+        v = verdict(console)
+        totals.append(r["total_ms"])
+        downs.append(r["downtime_ms"])
+        forecasts.append(r["forecast_downtime_ms"])
+        rates.append(rate)
+        say(f"move {i + 1} to {target.name}: {r['total_ms']:.0f} ms, down {r['downtime_ms']:.0f} ms (forecast "
+            f"{r['forecast_downtime_ms']:.0f}), {r['rounds']} rounds, {r['codec']}, {r['wire_bytes'] >> 20} MiB on the wire, "
+            f"then {rate:.0f} MiB/s rewritten; {v}")
+        source, target = target, source
+    lab.at, lab.console = source, console
+    print(json.dumps({"lab": "move", "moves": MOVES, "apart_s": APART, "total_ms": round(statistics.median(totals)),
+                      "downtime_ms": round(statistics.median(downs)), "downtime_worst_ms": round(max(downs)),
+                      "rate_mib_s": round(statistics.median(rates)), "ledger": "intact"}), flush=True)
+
+
+def refusals(lab):
+    """A third host lacks AVX2 and BMI2, and its TSC runs at another rate, which a processor without TSC scaling cannot hide."""
+    khz = next(int(m) for m in re.findall(r'"tsc_khz":\s*(\d+)', lab.alpha.vmctl("doctor --json").stdout.replace("\\", "")))
+    host = lab.boot("gamma", cpu="EPYC,-avx2,-bmi2", memory=1024, append=f"tsc_early_khz={khz * 6 // 5}")
+    host.await_ready()
+    gamma = host.daemon()
+    pair(lab.at, gamma)
+    say(expect_error(gamma, 5, ["avx2", "bmi2"], "start v3 -m 64M --cpu-model x86-64-v3 -k /guest/vmlinuz").strip())
+    lab.at.vmctl("start v3 -m 64M --paused --cpu-model x86-64-v3 -k /guest/vmlinuz")
+    for extra in ("--plan", ""):
+        said = expect_error(lab.at, 5, ["avx2", "bmi2", "TSC"], f"migrate v3 gamma {extra}")
+    say(said.strip())
+    if lab.at.state("v3") != "paused" or gamma.guest("v3") is not None:
+        raise Failure(f"after the refusal: {lab.at.state('v3')} here, {gamma.state('v3')} there")
+    lab.at.vmctl("stop -f v3")
+    # The guest at work needs none of these features: only the clock stands in its way.
+    said = expect_error(lab.at, 5, ["TSC", "cannot scale"], f"migrate g gamma {BUDGET}")
+    say(said.strip())
+    if "avx2" in said or lab.at.state("g") != "running" or gamma.guest("g") is not None:
+        raise Failure(f"after the refusal: {said!r}, {lab.at.state('g')} here, {gamma.state('g')} there")
+    say("refused and unharmed:", verdict(lab.console))
+
+
+def main():
+    lab = Lab(build_argument(sys.argv))
+    try:
+        lab.plan("alpha", "beta", "gamma")
+        first = lab.boot("alpha")
+        first.await_ready()
+        lab.alpha = first.daemon()
+        lab.console = lab.alpha.start("g", "-m 512M -p 2", WORK)
+        lab.console.expect(rb"!filled \d+ pages", 180)
+        say("the guest is at work")
+        # Apart in time is the condition here.
+        time.sleep(max(0.0, first.began + APART - time.monotonic()))
+        second = lab.boot("beta")
+        second.await_ready()
+        lab.beta = second.daemon()
+        pair(lab.alpha, lab.beta)
+        lab.at = lab.alpha
+        checks = [there_and_back, refusals]
+        bad = run_checks(lab, checks)
+        say(f"{bad} of {len(checks)} checks failed")
+        return 1 if bad else 0
+    finally:
+        lab.close()
+
+
+sys.exit(main())
