@@ -30,8 +30,8 @@ static void on_cancel(void *arg, const char *why)
         if (s->pump)
             fy_pump_stop(s->pump);
         fy_rate_stop(&s->rate);
-        if (s->control)
-            fy_chan_abort(s->control);
+        if (s->control.chan)
+            fy_chan_abort(s->control.chan);
         for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
             if (s->data[i])
                 fy_chan_abort(s->data[i]);
@@ -65,26 +65,6 @@ int fy_source_commit_gate(struct fy_source *s, struct fy_err *e)
     return won ? 0 : -1;
 }
 
-/* --- the control channel
- * ------------------------------------------------------------------------------------- */
-
-int fy_source_read(struct fy_source *s, uint16_t want, struct fy_record_header *h, struct fy_err *e)
-{
-    if (fy_record_read(s->control, &s->in, s->buf, h, e) < 0)
-        return -1;
-    if (h->type == FY_REC_ERROR) {
-        Ferry__StreamError *m = ferry__stream_error__unpack(NULL, h->length, s->buf);
-        int code = m && m->code && m->code <= FY_ECRASHED ? (int)m->code : FY_EFAIL;
-        fy_fail(e, code, "%s: %s", s->peer_host, m && m->text ? m->text : "failed without a reason");
-        if (m)
-            ferry__stream_error__free_unpacked(m, NULL);
-        return -1;
-    }
-    if (want && h->type != want)
-        return fy_fail(e, FY_ECORRUPT, "record type %u where type %u is due", h->type, want);
-    return 0;
-}
-
 /* --- plan
  * ---------------------------------------------------------------------------------------------------- */
 
@@ -103,10 +83,10 @@ static int plan(struct fy_source *s, struct fy_err *e)
     uint64_t start = fy_now_ns();
     struct fy_err ignored;
     /* Nothing is expected from the target now: this waits, and notices its end or a cancel. */
-    int n = fy_chan_wait(s->control, -1, PLAN_SAMPLE_MS, &ignored);
+    int n = fy_chan_wait(s->control.chan, -1, PLAN_SAMPLE_MS, &ignored);
     if (n == 1) {
         struct fy_record_header h;
-        if (fy_source_read(s, 0, &h, e) < 0 && e->code != FY_EUNREACHABLE)
+        if (fy_control_read(&s->control, 0, &h, e) < 0 && e->code != FY_EUNREACHABLE)
             return -1;
     }
     if (fy_ctl_tracker_count(s->ctl, s->tracker, true, &b, e) < 0)
@@ -135,11 +115,10 @@ static int prepare(struct fy_source *s, struct fy_err *e)
     if (s->opts->deadline_ns && strcmp(s->opts->on_miss, "cancel") && strcmp(s->opts->on_miss, "pause") &&
         strcmp(s->opts->on_miss, "force") && *s->opts->on_miss)
         return fy_fail(e, FY_EUSAGE, "--on-miss is cancel, pause or force, not \"%s\"", s->opts->on_miss);
-    s->buf = malloc(FY_RECORD_BODY_MAX);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!s->buf || s->wake_fd < 0)
-        return fy_fail(e, FY_ERESOURCE, "no memory for the job");
-    return 0;
+    if (s->wake_fd < 0)
+        return fy_fail_errno(e, FY_ERESOURCE, errno, "no descriptor for the job");
+    return fy_control_init(&s->control, e);
 }
 
 static int run(struct fy_source *s, struct fy_err *e)
@@ -156,17 +135,6 @@ static int run(struct fy_source *s, struct fy_err *e)
     if (fy_source_rounds(s, e) < 0)
         return -1;
     return fy_source_switch(s, e);
-}
-
-/* Tell the target why, as far as it still listens. */
-static void send_error(struct fy_source *s, const struct fy_err *e)
-{
-    struct fy_err ignored;
-    Ferry__StreamError m = FERRY__STREAM_ERROR__INIT;
-    m.code = (uint32_t)e->code;
-    m.text = (char *)(uintptr_t)e->text;
-    if (s->control && s->gate == FY_GATE_OPEN)
-        fy_record_send_proto(s->control, &s->out, FY_REC_ERROR, &m.base, &ignored);
 }
 
 /* End the pump's threads; what they use (channels, ferry-hv's control socket) may go after this. */
@@ -199,11 +167,11 @@ static void fill_report(struct fy_source *s)
     r->pages_lz4 = t.pages_lz4;
     r->pages_zstd = t.pages_zstd;
     r->moved_bytes = (t.pages_zero + t.pages_raw + t.pages_lz4 + t.pages_zstd) * 4096;
-    r->wire_bytes = t.wire_bytes + (s->control ? fy_chan_wire_bytes(s->control) : 0);
+    r->wire_bytes = t.wire_bytes + (s->control.chan ? fy_chan_wire_bytes(s->control.chan) : 0);
     r->channels = s->channels;
     r->tls = !s->opts->plaintext;
     r->cpu_ns = fy_process_cpu_ns();
-    r->peer_host = s->peer_host;
+    r->peer_host = s->control.peer;
     r->warning = s->warning;
     const char *name = t.pages_lz4 >= t.pages_zstd ? (t.pages_lz4 ? "lz4" : "none") : "zstd";
     snprintf(s->codec_name, sizeof s->codec_name, "%s", name);
@@ -214,8 +182,7 @@ static void release(struct fy_source *s)
 {
     /* The job's reading thread may still bring a cancel: it finds the channels gone. */
     pthread_mutex_lock(&s->gate_lock);
-    fy_chan_free(s->control);
-    s->control = NULL;
+    fy_control_release(&s->control);
     for (unsigned i = 0; i < FY_CHANNELS_MAX; i++) {
         fy_chan_free(s->data[i]);
         s->data[i] = NULL;
@@ -229,7 +196,6 @@ static void release(struct fy_source *s)
     fy_close(&s->wake_fd);
     if (s->described)
         ferry__control_out__free_unpacked(s->described, NULL);
-    free(s->buf);
 }
 
 int fy_run_send(struct fy_job *job, uint64_t began_ns)
@@ -254,8 +220,9 @@ int fy_run_send(struct fy_job *job, uint64_t began_ns)
     if (rc < 0 && s->gate == FY_GATE_CANCELLED)
         e = s->cancel_err;
     pthread_mutex_unlock(&s->gate_lock);
-    if (rc < 0)
-        send_error(s, &e);
+    /* After a cancel the channels are closed; after the latch nothing more may be said. */
+    if (rc < 0 && s->gate == FY_GATE_OPEN)
+        fy_control_send_error(&s->control, &e);
     end_pump(s);
     /* Give the guest its leases back before anyone hears of the failure. */
     if (rc < 0 && e.code != FY_EUNCERTAIN)

@@ -12,11 +12,11 @@
 #include "hv/control/client.h"
 #include "migrate/chan.h"
 #include "migrate/codec.h"
+#include "migrate/control.h"
 #include "migrate/job.h"
 #include "migrate/policy.h"
 #include "migrate/rate.h"
 #include "migrate/sender.h"
-#include "migrate/stream.h"
 #include "proto/stream.pb-c.h"
 
 /* What may still happen: OPEN until either a cancel or the commit wins, for good. */
@@ -31,13 +31,11 @@ struct fy_source {
     pthread_mutex_t gate_lock; /* gate, cancel_err, and which channels there are to abort */
     enum fy_gate gate;
     struct fy_err cancel_err;
-    struct fy_chan *control;
+    struct fy_control control;
     struct fy_chan *data[FY_CHANNELS_MAX];
     struct fy_pump *pump;
 
     struct fy_tls *tls;
-    struct fy_flow out, in; /* of the control channel */
-    uint8_t *buf;           /* FY_RECORD_BODY_MAX */
     int wake_fd;
     struct fy_rate rate;
     struct fy_codec_choice codec;
@@ -68,7 +66,6 @@ struct fy_source {
     struct fy_pump_totals totals; /* of the pump, once it has ended */
     char codec_name[16];
     char warning[FY_ERR_TEXT];
-    char peer_host[128];
 };
 
 /* source_setup.c: connect, prove, negotiate, describe, open channels and log-dirty. */
@@ -86,9 +83,6 @@ void fy_source_progress(struct fy_source *s, const char *phase, bool force);
 
 /* source_switch.c: pause, last pages, state, hand-over. */
 int fy_source_switch(struct fy_source *s, struct fy_err *e);
-
-/* Read the control channel's next record; an ERROR record becomes *e. want 0: any type. */
-int fy_source_read(struct fy_source *s, uint16_t want, struct fy_record_header *h, struct fy_err *e);
 
 /* Put the gate from OPEN to COMMITTED; -1 with the cancel's error when it lost. */
 int fy_source_commit_gate(struct fy_source *s, struct fy_err *e);

@@ -55,9 +55,9 @@ void fy_source_progress(struct fy_source *s, const char *phase, bool force)
 static int read_rate(struct fy_source *s, struct fy_err *e)
 {
     struct fy_record_header h;
-    if (fy_source_read(s, FY_REC_RATE, &h, e) < 0)
+    if (fy_control_read(&s->control, FY_REC_RATE, &h, e) < 0)
         return -1;
-    Ferry__StreamRate *m = ferry__stream_rate__unpack(NULL, h.length, s->buf);
+    Ferry__StreamRate *m = ferry__stream_rate__unpack(NULL, h.length, s->control.buf);
     if (!m)
         return fy_fail(e, FY_ECORRUPT, "the target's rate does not parse");
     uint64_t round = m->round;
@@ -74,8 +74,8 @@ static int better_error(struct fy_source *s, struct fy_err *e)
 {
     struct fy_err said = {0};
     struct fy_record_header h;
-    while (fy_chan_wait(s->control, -1, 1000, &said) == 1) {
-        if (fy_source_read(s, 0, &h, &said) == 0)
+    while (fy_chan_wait(s->control.chan, -1, 1000, &said) == 1) {
+        if (fy_control_read(&s->control, 0, &h, &said) == 0)
             continue;
         if (said.code != FY_EUNREACHABLE && said.code != FY_ECANCELLED)
             *e = said;
@@ -104,9 +104,9 @@ int fy_source_wait_round(struct fy_source *s, bool ack, uint64_t deadline_ns, st
             heard = now;
         before = t.wire_bytes;
         if (now - heard > SILENCE_NS)
-            return fy_fail(e, FY_EUNREACHABLE, "%s has not applied round %llu for 30 s", s->peer_host,
+            return fy_fail(e, FY_EUNREACHABLE, "%s has not applied round %llu for 30 s", s->control.peer,
                            (unsigned long long)s->round);
-        int n = fy_chan_wait(s->control, s->wake_fd, 100, e);
+        int n = fy_chan_wait(s->control.chan, s->wake_fd, 100, e);
         if (n < 0)
             return -1;
         if (n == 1 && read_rate(s, e) < 0)
@@ -157,7 +157,7 @@ static int prepare(struct fy_source *s, struct fy_err *e)
         return fy_fail(e, FY_EFAIL, "fault point %d", FY_FAULT_SRC_BEFORE_JOURNAL);
     Ferry__HandingOver m = FERRY__HANDING_OVER__INIT;
     m.handover_id = s->start->job_id;
-    m.peer_host = s->peer_host;
+    m.peer_host = s->control.peer;
     Ferry__WorkerOut out = FERRY__WORKER_OUT__INIT;
     out.kind_case = FERRY__WORKER_OUT__KIND_HANDING_OVER;
     out.handing_over = &m;

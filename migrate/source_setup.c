@@ -65,11 +65,11 @@ static int hello(struct fy_source *s, struct fy_err *e)
     m.max_downtime_ns = s->opts->max_downtime_ns;
     struct fy_record_header h;
     uint64_t sent = fy_now_ns();
-    if (fy_record_send_proto(s->control, &s->out, FY_REC_HELLO, &m.base, e) < 0 ||
-        fy_source_read(s, FY_REC_HELLO_REPLY, &h, e) < 0)
+    if (fy_control_send(&s->control, FY_REC_HELLO, &m.base, e) < 0 ||
+        fy_control_read(&s->control, FY_REC_HELLO_REPLY, &h, e) < 0)
         return -1;
     s->round_trip_ns = fy_now_ns() - sent;
-    Ferry__StreamHelloReply *r = ferry__stream_hello_reply__unpack(NULL, h.length, s->buf);
+    Ferry__StreamHelloReply *r = ferry__stream_hello_reply__unpack(NULL, h.length, s->control.buf);
     int rc = -1;
     if (!r)
         fy_fail(e, FY_ECORRUPT, "the target's answer does not parse");
@@ -94,11 +94,11 @@ static int hello(struct fy_source *s, struct fy_err *e)
 static int verdict(struct fy_source *s, struct fy_err *e)
 {
     struct fy_record_header h;
-    fy_chan_set_timeout(s->control, VERDICT_TIMEOUT_MS);
-    if (fy_source_read(s, FY_REC_VERDICT, &h, e) < 0)
+    fy_chan_set_timeout(s->control.chan, VERDICT_TIMEOUT_MS);
+    if (fy_control_read(&s->control, FY_REC_VERDICT, &h, e) < 0)
         return -1;
-    fy_chan_set_timeout(s->control, 15000);
-    Ferry__StreamVerdict *v = ferry__stream_verdict__unpack(NULL, h.length, s->buf);
+    fy_chan_set_timeout(s->control.chan, 15000);
+    Ferry__StreamVerdict *v = ferry__stream_verdict__unpack(NULL, h.length, s->control.buf);
     if (!v)
         return fy_fail(e, FY_ECORRUPT, "the target's verdict does not parse");
     int rc = 0;
@@ -110,8 +110,8 @@ static int verdict(struct fy_source *s, struct fy_err *e)
         size_t n = 0;
         for (size_t i = 0; i < v->n_reasons && n < sizeof text; i++)
             n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", i ? "; " : "", v->reasons[i]);
-        rc =
-            fy_fail(e, v->code ? (int)v->code : FY_EREFUSED, "%s refuses this guest: %s", s->peer_host, text);
+        rc = fy_fail(e, v->code ? (int)v->code : FY_EREFUSED, "%s refuses this guest: %s", s->control.peer,
+                     text);
     }
     ferry__stream_verdict__free_unpacked(v, NULL);
     return rc;
@@ -125,7 +125,7 @@ static int describe(struct fy_source *s, struct fy_err *e)
     m.realtime_ns = fy_realtime_ns();
     if (fstat(s->mem_fd, &st) == 0)
         m.populated_bytes = (uint64_t)st.st_blocks * 512;
-    if (fy_record_send_proto(s->control, &s->out, FY_REC_DESCRIPTION, &m.base, e) < 0)
+    if (fy_control_send(&s->control, FY_REC_DESCRIPTION, &m.base, e) < 0)
         return -1;
     return verdict(s, e);
 }
@@ -167,8 +167,8 @@ int fy_source_connect(struct fy_source *s, struct fy_err *e)
     struct fy_chan *c = connect_channel(s, 0, true, e);
     if (!c)
         return -1;
-    publish(s, &s->control, c);
-    snprintf(s->peer_host, sizeof s->peer_host, "%s", fy_chan_peer(c));
+    publish(s, &s->control.chan, c);
+    snprintf(s->control.peer, sizeof s->control.peer, "%s", fy_chan_peer(c));
     if (hello(s, e) < 0 || describe(s, e) < 0)
         return -1;
     return 0;

@@ -36,7 +36,7 @@ static int send_state(struct fy_source *s, int fd, uint64_t bytes, struct fy_err
         if (fy_pread_all(fd, piece, n, (off_t)at) < 0)
             rc = fy_fail_errno(e, FY_EFAIL, errno, "cannot read the guest's state");
         else
-            rc = fy_record_send(s->control, &s->out, FY_REC_STATE, piece, n, false, e);
+            rc = fy_record_send(s->control.chan, &s->control.out, FY_REC_STATE, piece, n, false, e);
     }
     free(piece);
     return rc;
@@ -68,7 +68,7 @@ static int send_state_end(struct fy_source *s, struct fy_err *e)
         m.memory_digest = digest;
         s->report.verified = true;
     }
-    return fy_record_send_proto(s->control, &s->out, FY_REC_STATE_END, &m.base, e);
+    return fy_control_send(&s->control, FY_REC_STATE_END, &m.base, e);
 }
 
 /* From here on the daemon refuses a cancel. */
@@ -87,21 +87,21 @@ static int await_ready(struct fy_source *s, uint64_t until_ns, struct fy_err *e)
     do {
         uint64_t now = fy_now_ns();
         int left = now >= until_ns ? 0 : (int)((until_ns - now) / 1000000 + 1);
-        int n = fy_chan_wait(s->control, -1, left, e);
+        int n = fy_chan_wait(s->control.chan, -1, left, e);
         if (n < 0)
             return -1;
         if (n == 0)
             return fy_fail(e, FY_EDEADLINE, "%s did not load the guest in time; it runs on here",
-                           s->peer_host);
-        if (fy_source_read(s, 0, &h, e) < 0)
+                           s->control.peer);
+        if (fy_control_read(&s->control, 0, &h, e) < 0)
             return -1;
     } while (h.type == FY_REC_RATE); /* the last barrier's */
     if (h.type != FY_REC_READY)
         return fy_fail(e, FY_ECORRUPT, "record type %u where READY is due", h.type);
-    Ferry__StreamReady *r = ferry__stream_ready__unpack(NULL, h.length, s->buf);
+    Ferry__StreamReady *r = ferry__stream_ready__unpack(NULL, h.length, s->control.buf);
     if (!r)
         return fy_fail(e, FY_ECORRUPT, "the target's READY does not parse");
-    int rc = r->ok ? 0 : fy_fail(e, r->code ? (int)r->code : FY_EREFUSED, "%s: %s", s->peer_host, r->text);
+    int rc = r->ok ? 0 : fy_fail(e, r->code ? (int)r->code : FY_EREFUSED, "%s: %s", s->control.peer, r->text);
     s->report.load_ns = r->load_ns;
     if (r->warning && *r->warning)
         snprintf(s->warning, sizeof s->warning, "%s", r->warning);
@@ -121,15 +121,15 @@ static int commit(struct fy_source *s, uint64_t paused_at, struct fy_err *e)
     Ferry__StreamCommit m = FERRY__STREAM_COMMIT__INIT;
     Ferry__StreamRunning *r = NULL;
     m.handover_id = s->start->job_id;
-    fy_chan_set_timeout(s->control, RUNNING_TIMEOUT_MS);
+    fy_chan_set_timeout(s->control.chan, RUNNING_TIMEOUT_MS);
     int rc = fault(FY_FAULT_SRC_LATCHED, e);
     if (rc == 0)
-        rc = fy_record_send_proto(s->control, &s->out, FY_REC_COMMIT, &m.base, e);
+        rc = fy_control_send(&s->control, FY_REC_COMMIT, &m.base, e);
     if (rc == 0)
         rc = fault(FY_FAULT_SRC_COMMITTED, e);
     if (rc == 0)
-        rc = fy_source_read(s, FY_REC_RUNNING, &h, e);
-    if (rc == 0 && !(r = ferry__stream_running__unpack(NULL, h.length, s->buf)))
+        rc = fy_control_read(&s->control, FY_REC_RUNNING, &h, e);
+    if (rc == 0 && !(r = ferry__stream_running__unpack(NULL, h.length, s->control.buf)))
         rc = fy_fail(e, FY_ECORRUPT, "the target's RUNNING does not parse");
     if (rc == 0 && (r->handover_id.len != FY_JOB_ID_LEN ||
                     memcmp(r->handover_id.data, s->start->job_id.data, FY_JOB_ID_LEN)))

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The receiving side of a migration: one main thread on the control channel, the sink's threads on the data
- * channels. */
+#include "migrate/target.h"
+
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -13,14 +11,9 @@
 
 #include "hv/base/checked.h"
 #include "hv/base/clock.h"
-#include "hv/base/fault.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
-#include "hv/control/client.h"
-#include "migrate/codec.h"
-#include "migrate/receiver.h"
 #include "migrate/run.h"
-#include "migrate/stream.h"
 #include "migrate/verify.h"
 #include "proto/stream.pb-c.h"
 
@@ -28,35 +21,7 @@
 #define COMMIT_TIMEOUT_MS 10000
 #define LINGER_MS 2000
 
-struct target {
-    struct fy_job *job;
-    const Ferry__JobStart *start;
-    uint64_t began_ns;
-    struct fy_tls *tls;
-    struct fy_chan *control;
-    struct fy_flow out, in;
-    uint8_t *buf;
-    int wake_fd;
-    pthread_mutex_t lock; /* sink, control and gone against the job's reading thread */
-    struct fy_sink *sink;
-    bool gone;
-    struct fy_err gone_err;
-    struct fy_ctl *ctl;
-    int mem_fd, state_fd;
-    uint64_t state_bytes;
-    uint64_t acked;
-    uint8_t ticket[FY_TICKET_LEN];
-    unsigned channels;
-    bool plaintext, verify, start_paused, plan_only;
-    bool created; /* there is an incoming guest to abort */
-    bool committed;
-    uint64_t ready_ns;
-    char peer_host[128];
-    char warning[FY_ERR_TEXT];
-    Ferry__JobReport report;
-};
-
-static int fault(enum fy_fault point, struct fy_err *e)
+int fy_target_fault(enum fy_fault point, struct fy_err *e)
 {
     return fy_fault_hit(point) ? fy_fail(e, FY_EFAIL, "fault point %d", (int)point) : 0;
 }
@@ -64,14 +29,14 @@ static int fault(enum fy_fault point, struct fy_err *e)
 /* --- the job's reading thread
  * -------------------------------------------------------------------------------- */
 
-static void give_up(struct target *t, const char *why, int code)
+static void give_up(struct fy_target *t, const char *why, int code)
 {
     pthread_mutex_lock(&t->lock);
     if (!t->gone && !t->committed) {
         t->gone = true;
         fy_fail(&t->gone_err, code, "%s", why);
-        if (t->control)
-            fy_chan_abort(t->control);
+        if (t->control.chan)
+            fy_chan_abort(t->control.chan);
     }
     pthread_mutex_unlock(&t->lock);
 }
@@ -88,7 +53,7 @@ static void on_gone(void *arg)
 
 static void on_channel(void *arg, unsigned channel, int sock)
 {
-    struct target *t = arg;
+    struct fy_target *t = arg;
     pthread_mutex_lock(&t->lock);
     if (t->sink)
         fy_sink_add(t->sink, channel, sock);
@@ -100,206 +65,24 @@ static void on_channel(void *arg, unsigned channel, int sock)
 /* --- control channel
  * ----------------------------------------------------------------------------------------- */
 
-static int read_record(struct target *t, struct fy_record_header *h, struct fy_err *e)
-{
-    if (fy_record_read(t->control, &t->in, t->buf, h, e) < 0)
-        return -1;
-    if (h->type != FY_REC_ERROR)
-        return 0;
-    Ferry__StreamError *m = ferry__stream_error__unpack(NULL, h->length, t->buf);
-    int code = m && m->code && m->code <= FY_ECRASHED ? (int)m->code : FY_EFAIL;
-    fy_fail(e, code, "%s: %s", t->peer_host, m && m->text ? m->text : "failed without a reason");
-    if (m)
-        ferry__stream_error__free_unpacked(m, NULL);
-    return -1;
-}
-
-static int expect(struct target *t, uint16_t type, struct fy_record_header *h, struct fy_err *e)
-{
-    if (read_record(t, h, e) < 0)
-        return -1;
-    if (h->type != type)
-        return fy_fail(e, FY_ECORRUPT, "record type %u where type %u is due", h->type, type);
-    return 0;
-}
-
-static int send_message(struct target *t, uint16_t type, const ProtobufCMessage *m, struct fy_err *e)
-{
-    return fy_record_send_proto(t->control, &t->out, type, m, e);
-}
-
 /* Say why to the source and wait until it has closed, so that a reset cannot overtake the words. */
-static void send_error(struct target *t, const struct fy_err *why)
+static void send_error(struct fy_target *t, const struct fy_err *why)
 {
     struct fy_err e;
     struct fy_record_header h;
-    Ferry__StreamError m = FERRY__STREAM_ERROR__INIT;
-    m.code = (uint32_t)why->code;
-    m.text = (char *)(uintptr_t)why->text;
-    if (send_message(t, FY_REC_ERROR, &m.base, &e) < 0)
-        return;
+    fy_control_send_error(&t->control, why);
     uint64_t until = fy_now_ns() + LINGER_MS * 1000000ull;
-    fy_chan_set_timeout(t->control, LINGER_MS);
-    while (fy_now_ns() < until && fy_chan_wait(t->control, -1, LINGER_MS, &e) == 1)
-        if (fy_record_read(t->control, &t->in, t->buf, &h, &e) < 0)
+    fy_chan_set_timeout(t->control.chan, LINGER_MS);
+    while (fy_now_ns() < until && fy_chan_wait(t->control.chan, -1, LINGER_MS, &e) == 1)
+        if (fy_control_read(&t->control, 0, &h, &e) < 0)
             break;
-}
-
-/* --- negotiation
- * --------------------------------------------------------------------------------------------- */
-
-static int hello(struct target *t, struct fy_err *e)
-{
-    struct fy_record_header h;
-    if (expect(t, FY_REC_HELLO, &h, e) < 0)
-        return -1;
-    Ferry__StreamHello *m = ferry__stream_hello__unpack(NULL, h.length, t->buf);
-    if (!m)
-        return fy_fail(e, FY_ECORRUPT, "the source's HELLO does not parse");
-    uint32_t version = FY_MIN(m->version_max, (uint32_t)FY_STREAM_VERSION_MAX);
-    bool common = version >= m->version_min && version >= FY_STREAM_VERSION_MIN;
-    t->channels = FY_MAX(1u, FY_MIN(m->channels, (uint32_t)FY_CHANNELS_MAX));
-    t->plaintext = m->plaintext;
-    t->verify = m->verify;
-    t->start_paused = m->start_paused;
-    t->plan_only = m->plan_only;
-    uint32_t codecs = m->codecs & FY_CODECS_ALL;
-    uint32_t want_min = m->version_min;
-    uint32_t want_max = m->version_max;
-    ferry__stream_hello__free_unpacked(m, NULL);
-    if (!common)
-        return fy_fail(e, FY_EREFUSED, "the source speaks stream versions %u to %u, this host %d to %d",
-                       want_min, want_max, FY_STREAM_VERSION_MIN, FY_STREAM_VERSION_MAX);
-    fy_random(t->ticket, sizeof t->ticket);
-    Ferry__JoinChannel join = FERRY__JOIN_CHANNEL__INIT;
-    join.channels = t->channels;
-    Ferry__WorkerOut out = FERRY__WORKER_OUT__INIT;
-    out.kind_case = FERRY__WORKER_OUT__KIND_JOIN;
-    out.join = &join;
-    fy_job_tell(t->job, &out);
-    Ferry__StreamHelloReply r = FERRY__STREAM_HELLO_REPLY__INIT;
-    r.version = version;
-    r.codecs = codecs;
-    r.channels = t->channels;
-    r.ticket = (ProtobufCBinaryData){.data = t->ticket, .len = sizeof t->ticket};
-    r.host = t->start->local_host;
-    return send_message(t, FY_REC_HELLO_REPLY, &r.base, e);
-}
-
-static int check_machine(const Ferry__Machine *m, struct fy_err *e)
-{
-    if (!m || m->uuid.len != FY_JOB_ID_LEN || !m->name || !*m->name || strlen(m->name) > 255)
-        return fy_fail(e, FY_ECORRUPT, "the description lacks a name or UUID");
-    if (!m->memory_bytes || m->memory_bytes > FY_MEMORY_MAX || m->memory_bytes % (2u << 20) || !m->vcpus ||
-        m->vcpus > FY_VCPUS_MAX)
-        return fy_fail(e, FY_ECORRUPT, "the description asks for %" PRIu64 " bytes and %u vCPUs",
-                       m->memory_bytes, m->vcpus);
-    return 0;
-}
-
-static int create(struct target *t, Ferry__Machine *machine, struct fy_err *e)
-{
-    uint8_t digest[FY_CERT_DIGEST] = {0};
-    fy_chan_peer_digest(t->control, digest);
-    Ferry__CreateIncoming m = FERRY__CREATE_INCOMING__INIT;
-    m.machine = machine;
-    m.handover_id = t->start->job_id;
-    m.peer_host = t->peer_host;
-    m.peer_sha256 = (ProtobufCBinaryData){.data = digest, .len = sizeof digest};
-    m.plan_only = t->plan_only;
-    Ferry__WorkerOut out = FERRY__WORKER_OUT__INIT;
-    out.kind_case = FERRY__WORKER_OUT__KIND_CREATE;
-    out.create = &m;
-    Ferry__WorkerIn *in;
-    int fd = -1;
-    if (fy_job_call(t->job, &out, &in, &fd, e) < 0)
-        return -1;
-    int rc = 0;
-    if (in->kind_case == FERRY__WORKER_IN__KIND_CREATE) {
-        t->report.prealloc_ns = in->create->prealloc_ns;
-        snprintf(t->warning, sizeof t->warning, "%s", in->create->warning ? in->create->warning : "");
-    }
-    ferry__worker_in__free_unpacked(in, NULL);
-    if (t->plan_only) {
-        fy_close(&fd);
-        return 0;
-    }
-    t->created = true;
-    if (fd < 0)
-        return fy_fail(e, FY_EFAIL, "the daemon gave no control socket for the new guest");
-    t->ctl = fy_ctl_new(fd, 60000, e);
-    if (!t->ctl)
-        return -1;
-    uint64_t bytes;
-    rc = fy_ctl_memory(t->ctl, true, &t->mem_fd, &bytes, e);
-    if (rc < 0)
-        return -1;
-    struct fy_sink_config cfg = {.mem_fd = t->mem_fd,
-                                 .pages = bytes / FY_PAGE_SIZE,
-                                 .map = machine->hugepages,
-                                 .count = t->channels,
-                                 .tls = t->plaintext ? NULL : t->tls,
-                                 .wake_fd = t->wake_fd};
-    memcpy(cfg.ticket, t->ticket, sizeof cfg.ticket);
-    memcpy(cfg.peer_digest, digest, sizeof cfg.peer_digest);
-    struct fy_sink *sink = fy_sink_new(&cfg, e);
-    pthread_mutex_lock(&t->lock);
-    t->sink = sink;
-    pthread_mutex_unlock(&t->lock);
-    return sink ? 0 : -1;
-}
-
-/* One reason a line becomes one string each; text is cut up in place. */
-static int send_verdict(struct target *t, struct fy_err *refusal, struct fy_err *e)
-{
-    char *reasons[32];
-    Ferry__StreamVerdict v = FERRY__STREAM_VERDICT__INIT;
-    struct fy_err copy;
-    v.accepted = !refusal;
-    v.prealloc_ns = t->report.prealloc_ns;
-    v.warning = t->warning;
-    if (refusal) {
-        copy = *refusal;
-        char *save = NULL;
-        v.code = (uint32_t)refusal->code;
-        v.reasons = reasons;
-        for (char *p = strtok_r(copy.text, "\n", &save); p && v.n_reasons < FY_ARRAY_LEN(reasons);
-             p = strtok_r(NULL, "\n", &save))
-            reasons[v.n_reasons++] = p;
-    }
-    return send_message(t, FY_REC_VERDICT, &v.base, e);
-}
-
-static int description(struct target *t, struct fy_err *e)
-{
-    struct fy_record_header h;
-    if (expect(t, FY_REC_DESCRIPTION, &h, e) < 0)
-        return -1;
-    Ferry__StreamDescription *m = ferry__stream_description__unpack(NULL, h.length, t->buf);
-    if (!m)
-        return fy_fail(e, FY_ECORRUPT, "the source's DESCRIPTION does not parse");
-    int rc = check_machine(m->machine, e);
-    if (rc == 0)
-        rc = fault(FY_FAULT_DST_CONNECTED, e);
-    if (rc == 0) {
-        t->report.ram_bytes = m->machine->memory_bytes;
-        rc = create(t, m->machine, e);
-        if (rc < 0) {
-            struct fy_err ignored;
-            send_verdict(t, e, &ignored);
-        }
-    }
-    ferry__stream_description__free_unpacked(m, NULL);
-    if (rc == 0)
-        rc = fault(FY_FAULT_DST_CREATED, e);
-    return rc < 0 ? -1 : send_verdict(t, NULL, e);
 }
 
 /* --- memory and state
  * ---------------------------------------------------------------------------------------- */
 
 /* Acknowledge barriers that all channels have passed. */
-static int acknowledge(struct target *t, struct fy_err *e)
+static int acknowledge(struct fy_target *t, struct fy_err *e)
 {
     uint64_t rounds;
     uint64_t apply_ns;
@@ -309,25 +92,25 @@ static int acknowledge(struct target *t, struct fy_err *e)
         Ferry__StreamRate m = FERRY__STREAM_RATE__INIT;
         m.round = ++t->acked;
         m.apply_ns = apply_ns;
-        if (send_message(t, FY_REC_RATE, &m.base, e) < 0)
+        if (fy_control_send(&t->control, FY_REC_RATE, &m.base, e) < 0)
             return -1;
     }
     return 0;
 }
 
-static int add_state(struct target *t, uint32_t len, struct fy_err *e)
+static int add_state(struct fy_target *t, uint32_t len, struct fy_err *e)
 {
     if (t->state_fd < 0)
         t->state_fd = memfd_create("incoming-state", MFD_CLOEXEC);
     if (t->state_bytes + len > FY_STATE_MAX)
         return fy_fail(e, FY_ECORRUPT, "the guest's state is over the limit of %u bytes", FY_STATE_MAX);
-    if (t->state_fd < 0 || fy_pwrite_all(t->state_fd, t->buf, len, (off_t)t->state_bytes) < 0)
+    if (t->state_fd < 0 || fy_pwrite_all(t->state_fd, t->control.buf, len, (off_t)t->state_bytes) < 0)
         return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot keep the guest's state");
     t->state_bytes += len;
     return 0;
 }
 
-static int check_channels(struct target *t, const Ferry__StreamStateEnd *m, struct fy_err *e)
+static int check_channels(struct fy_target *t, const Ferry__StreamStateEnd *m, struct fy_err *e)
 {
     if (m->n_channels != t->channels)
         return fy_fail(e, FY_ECORRUPT, "%zu channels are summed up, %u were used", m->n_channels,
@@ -357,13 +140,13 @@ static int check_channels(struct target *t, const Ferry__StreamStateEnd *m, stru
     return 0;
 }
 
-static int await_last_round(struct target *t, uint64_t rounds, struct fy_err *e)
+static int await_last_round(struct fy_target *t, uint64_t rounds, struct fy_err *e)
 {
     while (t->acked < rounds) {
         struct fy_record_header h;
-        int n = fy_chan_wait(t->control, t->wake_fd, -1, e);
+        int n = fy_chan_wait(t->control.chan, t->wake_fd, -1, e);
         uint64_t count;
-        if (n < 0 || (n == 1 && read_record(t, &h, e) < 0))
+        if (n < 0 || (n == 1 && fy_control_read(&t->control, 0, &h, e) < 0))
             return -1;
         if (n == 1)
             return fy_fail(e, FY_ECORRUPT, "record type %u after STATE_END", h.type);
@@ -377,7 +160,7 @@ static int await_last_round(struct target *t, uint64_t rounds, struct fy_err *e)
                : fy_fail(e, FY_ECORRUPT, "%" PRIu64 " rounds came, %" PRIu64 " were sent", t->acked, rounds);
 }
 
-static int load_state(struct target *t, char *warning, struct fy_err *e)
+static int load_state(struct fy_target *t, char *warning, struct fy_err *e)
 {
     uint64_t start = fy_now_ns();
     int rc = fy_ctl_load_state(t->ctl, t->state_fd, t->state_bytes, warning, e);
@@ -385,14 +168,14 @@ static int load_state(struct target *t, char *warning, struct fy_err *e)
     return rc;
 }
 
-static int finish_state(struct target *t, uint32_t len, struct fy_err *e)
+static int finish_state(struct fy_target *t, uint32_t len, struct fy_err *e)
 {
-    Ferry__StreamStateEnd *m = ferry__stream_state_end__unpack(NULL, len, t->buf);
+    Ferry__StreamStateEnd *m = ferry__stream_state_end__unpack(NULL, len, t->control.buf);
     if (!m)
         return fy_fail(e, FY_ECORRUPT, "the source's STATE_END does not parse");
     Ferry__StreamReady r = FERRY__STREAM_READY__INIT;
     char warning[FY_ERR_TEXT] = "";
-    int rc = fault(FY_FAULT_DST_STATE, e);
+    int rc = fy_target_fault(FY_FAULT_DST_STATE, e);
     if (rc == 0 && t->state_fd < 0)
         rc = fy_fail(e, FY_ECORRUPT, "no state came");
     /* Loading overlaps the last pages, but with --verify it comes after the digest: restoring a paravirtual
@@ -407,7 +190,7 @@ static int finish_state(struct target *t, uint32_t len, struct fy_err *e)
         rc = load_state(t, warning, e);
     ferry__stream_state_end__free_unpacked(m, NULL);
     if (rc == 0)
-        rc = fault(FY_FAULT_DST_LOADED, e);
+        rc = fy_target_fault(FY_FAULT_DST_LOADED, e);
     if (rc < 0)
         return -1;
     t->report.rounds = (uint32_t)t->acked;
@@ -416,19 +199,19 @@ static int finish_state(struct target *t, uint32_t len, struct fy_err *e)
     r.load_ns = t->report.load_ns;
     r.warning = warning;
     t->ready_ns = fy_now_ns();
-    if (send_message(t, FY_REC_READY, &r.base, e) < 0)
+    if (fy_control_send(&t->control, FY_REC_READY, &r.base, e) < 0)
         return -1;
-    return fault(FY_FAULT_DST_READY, e);
+    return fy_target_fault(FY_FAULT_DST_READY, e);
 }
 
 /* Rounds and state until READY is sent. */
-static int receive(struct target *t, struct fy_err *e)
+static int receive(struct fy_target *t, struct fy_err *e)
 {
-    fy_chan_set_timeout(t->control, 0);
+    fy_chan_set_timeout(t->control.chan, 0);
     for (;;) {
         struct fy_record_header h;
         uint64_t count;
-        int n = fy_chan_wait(t->control, t->wake_fd, -1, e);
+        int n = fy_chan_wait(t->control.chan, t->wake_fd, -1, e);
         if (n < 0)
             return -1;
         if (n == 2) {
@@ -438,7 +221,7 @@ static int receive(struct target *t, struct fy_err *e)
                 return -1;
             continue;
         }
-        if (read_record(t, &h, e) < 0)
+        if (fy_control_read(&t->control, 0, &h, e) < 0)
             return -1;
         if (h.type == FY_REC_STATE_END)
             return finish_state(t, h.length, e);
@@ -452,16 +235,16 @@ static int receive(struct target *t, struct fy_err *e)
 /* --- hand-over
  * ----------------------------------------------------------------------------------------------- */
 
-static int await_commit(struct target *t, struct fy_err *e)
+static int await_commit(struct fy_target *t, struct fy_err *e)
 {
     struct fy_record_header h;
-    fy_chan_set_timeout(t->control, COMMIT_TIMEOUT_MS);
-    int n = fy_chan_wait(t->control, -1, COMMIT_TIMEOUT_MS, e);
+    fy_chan_set_timeout(t->control.chan, COMMIT_TIMEOUT_MS);
+    int n = fy_chan_wait(t->control.chan, -1, COMMIT_TIMEOUT_MS, e);
     if (n == 0)
         return fy_fail(e, FY_EDEADLINE, "no COMMIT came within %d s", COMMIT_TIMEOUT_MS / 1000);
-    if (n < 0 || expect(t, FY_REC_COMMIT, &h, e) < 0)
+    if (n < 0 || fy_control_read(&t->control, FY_REC_COMMIT, &h, e) < 0)
         return -1;
-    Ferry__StreamCommit *m = ferry__stream_commit__unpack(NULL, h.length, t->buf);
+    Ferry__StreamCommit *m = ferry__stream_commit__unpack(NULL, h.length, t->control.buf);
     bool ours = m && m->handover_id.len == FY_JOB_ID_LEN &&
                 !memcmp(m->handover_id.data, t->start->job_id.data, FY_JOB_ID_LEN);
     if (m)
@@ -470,7 +253,7 @@ static int await_commit(struct target *t, struct fy_err *e)
 }
 
 /* The daemon runs the guest and records it, not this worker. */
-static int run_guest(struct target *t, uint64_t commit_ns, struct fy_err *e)
+static int run_guest(struct fy_target *t, uint64_t commit_ns, struct fy_err *e)
 {
     Ferry__RunIncoming m = FERRY__RUN_INCOMING__INIT;
     m.handover_id = t->start->job_id;
@@ -492,15 +275,15 @@ static int run_guest(struct target *t, uint64_t commit_ns, struct fy_err *e)
     }
     t->report.resume_ns = r.commit_to_run_ns;
     ferry__worker_in__free_unpacked(in, NULL);
-    if (fault(FY_FAULT_DST_RAN, e) < 0)
+    if (fy_target_fault(FY_FAULT_DST_RAN, e) < 0)
         return -1;
     struct fy_err lost;
-    if (send_message(t, FY_REC_RUNNING, &r.base, &lost) < 0)
+    if (fy_control_send(&t->control, FY_REC_RUNNING, &r.base, &lost) < 0)
         fy_warn("the guest runs here, but its source could not be told: %s", lost.text);
     return 0;
 }
 
-static int hand_over(struct target *t, struct fy_err *e)
+static int hand_over(struct fy_target *t, struct fy_err *e)
 {
     if (await_commit(t, e) < 0)
         return -1;
@@ -511,12 +294,12 @@ static int hand_over(struct target *t, struct fy_err *e)
     pthread_mutex_unlock(&t->lock);
     if (late)
         return fy_fail(e, FY_ECANCELLED, "given up before COMMIT");
-    if (fault(FY_FAULT_DST_COMMIT, e) < 0)
+    if (fy_target_fault(FY_FAULT_DST_COMMIT, e) < 0)
         return -1;
     return run_guest(t, commit_ns, e);
 }
 
-static void abort_incoming(struct target *t, const struct fy_err *why)
+static void abort_incoming(struct fy_target *t, const struct fy_err *why)
 {
     struct fy_err e;
     Ferry__AbortIncoming m = FERRY__ABORT_INCOMING__INIT;
@@ -529,7 +312,7 @@ static void abort_incoming(struct target *t, const struct fy_err *why)
         fy_warn("the daemon could not be told to drop the incoming guest: %s", e.text);
 }
 
-static int connect_source(struct target *t, struct fy_err *e)
+static int connect_source(struct fy_target *t, struct fy_err *e)
 {
     int sock = fy_job_take_fd(t->job, 2);
     if (sock < 0)
@@ -542,17 +325,17 @@ static int connect_source(struct target *t, struct fy_err *e)
     struct fy_chan *c = fy_chan_new(sock, t->tls, e);
     if (!c)
         return -1;
-    snprintf(t->peer_host, sizeof t->peer_host, "%s", fy_chan_peer(c));
+    snprintf(t->control.peer, sizeof t->control.peer, "%s", fy_chan_peer(c));
     pthread_mutex_lock(&t->lock);
-    t->control = c;
+    t->control.chan = c;
     bool gone = t->gone;
     pthread_mutex_unlock(&t->lock);
     return gone ? fy_fail(e, FY_ECANCELLED, "given up") : 0;
 }
 
-static int run(struct target *t, struct fy_err *e)
+static int run(struct fy_target *t, struct fy_err *e)
 {
-    if (connect_source(t, e) < 0 || hello(t, e) < 0 || description(t, e) < 0)
+    if (connect_source(t, e) < 0 || fy_target_hello(t, e) < 0 || fy_target_description(t, e) < 0)
         return -1;
     if (t->plan_only) {
         t->report.state = (char *)(uintptr_t) "planned";
@@ -563,26 +346,23 @@ static int run(struct target *t, struct fy_err *e)
     return hand_over(t, e);
 }
 
-static void release(struct target *t)
+static void release(struct fy_target *t)
 {
     pthread_mutex_lock(&t->lock);
     struct fy_sink *sink = t->sink;
-    struct fy_chan *control = t->control;
     t->sink = NULL;
-    t->control = NULL;
+    fy_control_release(&t->control);
     pthread_mutex_unlock(&t->lock);
     fy_sink_free(sink);
-    fy_chan_free(control);
     fy_tls_free(t->tls);
     fy_close(&t->mem_fd);
     fy_close(&t->state_fd);
-    free(t->buf);
 }
 
 int fy_run_receive(struct fy_job *job, uint64_t began_ns)
 {
-    static struct target target;
-    struct target *t = &target;
+    static struct fy_target target;
+    struct fy_target *t = &target;
     struct fy_err e = {0};
     t->job = job;
     t->start = fy_job_start(job);
@@ -590,10 +370,10 @@ int fy_run_receive(struct fy_job *job, uint64_t began_ns)
     t->mem_fd = t->state_fd = -1;
     pthread_mutex_init(&t->lock, NULL);
     ferry__job_report__init(&t->report);
-    t->buf = malloc(FY_RECORD_BODY_MAX);
     t->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct fy_job_events events = {.arg = t, .cancel = on_cancel, .channel = on_channel, .gone = on_gone};
-    int rc = t->buf && t->wake_fd >= 0 ? 0 : fy_fail(&e, FY_ERESOURCE, "no memory for the job");
+    int rc = t->wake_fd < 0 ? fy_fail_errno(&e, FY_ERESOURCE, errno, "no descriptor for the job")
+                            : fy_control_init(&t->control, &e);
     if (rc == 0)
         rc = fy_job_run(job, &events, &e);
     if (rc == 0)
@@ -608,11 +388,11 @@ int fy_run_receive(struct fy_job *job, uint64_t began_ns)
         t->ctl = NULL;
         if (t->created && !t->committed)
             abort_incoming(t, &e);
-        if (t->control)
+        if (t->control.chan)
             send_error(t, &e);
     }
     t->report.total_ns = fy_now_ns() - began_ns;
-    t->report.peer_host = t->peer_host;
+    t->report.peer_host = t->control.peer;
     t->report.warning = t->warning;
     t->report.channels = t->channels;
     t->report.tls = !t->plaintext;
