@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "hv/base/io.h"
+#include "migrate/control.h"
 #include "migrate/identity.h"
 #include "migrate/run.h"
-#include "migrate/stream.h"
 #include "proto/stream.pb-c.h"
 
 #define EXPORTER_LABEL "EXPORTER-ferry-pairing"
@@ -58,90 +58,102 @@ static int pin(struct fy_job *job, struct fy_chan *c, char *host, char *address,
     return rc;
 }
 
-static int join(struct fy_job *job, struct fy_chan *c, struct fy_err *e)
+/* Both proofs of this TLS session: the joiner's and the inviter's. */
+static int make_proofs(struct fy_control *c, const Ferry__JobStart *start, uint8_t joiner[32],
+                       uint8_t inviter[32], struct fy_err *e)
+{
+    fy_chan_set_timeout(c->chan, TIMEOUT_MS);
+    return make_proof(c->chan, start, "join", joiner, e) < 0
+               ? -1
+               : make_proof(c->chan, start, "invite", inviter, e);
+}
+
+static int join(struct fy_job *job, struct fy_control *c, struct fy_err *e)
 {
     const Ferry__JobStart *start = fy_job_start(job);
-    struct fy_flow in = {0};
-    struct fy_flow out = {0};
     struct fy_record_header h;
-    uint8_t proof[32];
-    uint8_t want[32];
-    uint8_t *buf = malloc(FY_RECORD_BODY_MAX);
-    Ferry__PairReply *r = NULL;
-    int rc = buf ? 0 : fy_fail(e, FY_ERESOURCE, "no memory to pair");
-    fy_chan_set_timeout(c, TIMEOUT_MS);
-    if (rc == 0 &&
-        (make_proof(c, start, "join", proof, e) < 0 || make_proof(c, start, "invite", want, e) < 0))
-        rc = -1;
-    if (rc == 0) {
-        Ferry__PairRequest q = FERRY__PAIR_REQUEST__INIT;
-        q.host = start->local_host;
-        q.address = start->local_address;
-        q.proof = (ProtobufCBinaryData){.data = proof, .len = sizeof proof};
-        rc = fy_record_send_proto(c, &out, FY_REC_PAIR, &q.base, e);
-    }
-    if (rc == 0)
-        rc = fy_record_read(c, &in, buf, &h, e);
-    if (rc == 0 && (h.type != FY_REC_PAIR_REPLY || !(r = ferry__pair_reply__unpack(NULL, h.length, buf))))
-        rc = fy_fail(e, FY_ECORRUPT, "the inviter's reply does not parse");
-    if (rc == 0 && r->code)
+    uint8_t ours[32];
+    uint8_t theirs[32];
+    Ferry__PairRequest q = FERRY__PAIR_REQUEST__INIT;
+    if (make_proofs(c, start, ours, theirs, e) < 0)
+        return -1;
+    q.host = start->local_host;
+    q.address = start->local_address;
+    q.proof = (ProtobufCBinaryData){.data = ours, .len = sizeof ours};
+    if (fy_control_send(c, FY_REC_PAIR, &q.base, e) < 0 || fy_control_read(c, FY_REC_PAIR_REPLY, &h, e) < 0)
+        return -1;
+    Ferry__PairReply *r = ferry__pair_reply__unpack(NULL, h.length, c->buf);
+    if (!r)
+        return fy_fail(e, FY_ECORRUPT, "the inviter's reply does not parse");
+    int rc = 0;
+    if (r->code)
         rc = fy_fail(e, (int)r->code, "the inviter refuses: %s", r->text);
-    if (rc == 0 && !proof_ok(&r->proof, want))
+    else if (!proof_ok(&r->proof, theirs))
         rc = fy_fail(e, FY_EAUTH, "the inviter does not know the token's secret");
-    if (rc == 0)
-        rc = pin(job, c, r->host, *r->address ? r->address : start->address, e);
-    if (r)
-        ferry__pair_reply__free_unpacked(r, NULL);
-    free(buf);
+    else
+        rc = pin(job, c->chan, r->host, *r->address ? r->address : start->address, e);
+    ferry__pair_reply__free_unpacked(r, NULL);
     return rc;
 }
 
-static int accept_pair(struct fy_job *job, struct fy_chan *c, struct fy_err *e)
+static int check_joiner(struct fy_job *job, struct fy_control *c, const uint8_t want[32], struct fy_err *e)
+{
+    struct fy_record_header h;
+    if (fy_control_read(c, FY_REC_PAIR, &h, e) < 0)
+        return -1;
+    Ferry__PairRequest *q = ferry__pair_request__unpack(NULL, h.length, c->buf);
+    if (!q)
+        return fy_fail(e, FY_ECORRUPT, "the joiner's request does not parse");
+    int rc = proof_ok(&q->proof, want) ? pin(job, c->chan, q->host, q->address, e)
+                                       : fy_fail(e, FY_EAUTH, "the joiner does not know the invite's secret");
+    ferry__pair_request__free_unpacked(q, NULL);
+    return rc;
+}
+
+static int accept_pair(struct fy_job *job, struct fy_control *c, struct fy_err *e)
 {
     const Ferry__JobStart *start = fy_job_start(job);
-    struct fy_flow in = {0};
-    struct fy_flow out = {0};
-    struct fy_record_header h;
-    uint8_t proof[32];
-    uint8_t want[32];
-    uint8_t *buf = malloc(FY_RECORD_BODY_MAX);
-    Ferry__PairRequest *q = NULL;
-    int rc = buf ? 0 : fy_fail(e, FY_ERESOURCE, "no memory to pair");
-    fy_chan_set_timeout(c, TIMEOUT_MS);
-    if (rc == 0 &&
-        (make_proof(c, start, "join", want, e) < 0 || make_proof(c, start, "invite", proof, e) < 0))
-        rc = -1;
-    if (rc == 0)
-        rc = fy_record_read(c, &in, buf, &h, e);
-    if (rc == 0 && (h.type != FY_REC_PAIR || !(q = ferry__pair_request__unpack(NULL, h.length, buf))))
-        rc = fy_fail(e, FY_ECORRUPT, "the joiner's request does not parse");
-    if (rc == 0 && !proof_ok(&q->proof, want))
-        rc = fy_fail(e, FY_EAUTH, "the joiner does not know the invite's secret");
-    if (rc == 0)
-        rc = pin(job, c, q->host, q->address, e);
-    Ferry__PairReply r = FERRY__PAIR_REPLY__INIT;
+    uint8_t ours[32];
+    uint8_t theirs[32];
     struct fy_err ignored;
+    Ferry__PairReply r = FERRY__PAIR_REPLY__INIT;
+    int rc = make_proofs(c, start, theirs, ours, e) < 0 ? -1 : check_joiner(job, c, theirs, e);
     r.host = start->local_host;
     r.address = start->local_address;
     if (rc == 0) {
-        r.proof = (ProtobufCBinaryData){.data = proof, .len = sizeof proof};
+        r.proof = (ProtobufCBinaryData){.data = ours, .len = sizeof ours};
     } else {
         r.code = (uint32_t)e->code;
         r.text = e->text;
     }
-    if (fy_record_send_proto(c, &out, FY_REC_PAIR_REPLY, &r.base, &ignored) == 0)
-        fy_chan_wait(c, -1, TIMEOUT_MS, &ignored); /* until the joiner has read it and closes */
-    if (q)
-        ferry__pair_request__free_unpacked(q, NULL);
-    free(buf);
+    if (fy_control_send(c, FY_REC_PAIR_REPLY, &r.base, &ignored) == 0)
+        fy_chan_wait(c->chan, -1, TIMEOUT_MS, &ignored); /* until the joiner has read it and closes */
     return rc;
+}
+
+/* Make a channel of sock (its own from here on), run one side over it, report. */
+static int finish(struct fy_job *job, int sock, struct fy_tls *tls,
+                  int (*side)(struct fy_job *, struct fy_control *, struct fy_err *), struct fy_err *e)
+{
+    Ferry__JobReport report = FERRY__JOB_REPORT__INIT;
+    struct fy_control c = {0};
+    int rc = -1;
+    if (tls && sock >= 0 && fy_control_init(&c, e) == 0) {
+        c.chan = fy_chan_new(sock, tls, e);
+        sock = -1;
+        rc = c.chan ? side(job, &c, e) : -1;
+    }
+    fy_control_release(&c);
+    fy_close(&sock);
+    fy_tls_free(tls);
+    fy_job_report(job, &report, rc < 0 ? e : NULL);
+    return rc < 0 ? e->code : 0;
 }
 
 int fy_run_pair_join(struct fy_job *job)
 {
     struct fy_err e = {0};
     struct fy_job_events none = {0};
-    Ferry__JobReport report = FERRY__JOB_REPORT__INIT;
     const Ferry__JobStart *start = fy_job_start(job);
     int key = fy_job_take_fd(job, 0);
     int cert = fy_job_take_fd(job, 1);
@@ -156,35 +168,16 @@ int fy_run_pair_join(struct fy_job *job)
     fy_close(&key);
     fy_close(&cert);
     int sock = tls && fy_job_run(job, &none, &e) == 0 ? fy_tcp_connect(start->address, TIMEOUT_MS, &e) : -1;
-    struct fy_chan *c = NULL;
-    if (sock >= 0 && fy_preface_send(sock, FY_PREFACE_PAIR, 0, start->job_id.data, &e) == 0) {
-        c = fy_chan_new(sock, tls, &e);
-        sock = -1;
-    }
-    int rc = c ? join(job, c, &e) : -1;
-    fy_chan_free(c);
-    fy_close(&sock);
-    fy_tls_free(tls);
-    fy_job_report(job, &report, rc < 0 ? &e : NULL);
-    return rc < 0 ? e.code : 0;
+    if (sock >= 0 && fy_preface_send(sock, FY_PREFACE_PAIR, 0, start->job_id.data, &e) < 0)
+        fy_close(&sock);
+    return finish(job, sock, tls, join, &e);
 }
 
 int fy_run_pair_accept(struct fy_job *job)
 {
     struct fy_err e = {0};
     struct fy_job_events none = {0};
-    Ferry__JobReport report = FERRY__JOB_REPORT__INIT;
     int sock = fy_job_take_fd(job, 2);
     struct fy_tls *tls = fy_job_run(job, &none, &e) == 0 ? fy_job_tls(job, true, true, &e) : NULL;
-    struct fy_chan *c = NULL;
-    if (tls && sock >= 0) {
-        c = fy_chan_new(sock, tls, &e);
-        sock = -1;
-    }
-    int rc = c ? accept_pair(job, c, &e) : -1;
-    fy_chan_free(c);
-    fy_close(&sock);
-    fy_tls_free(tls);
-    fy_job_report(job, &report, rc < 0 ? &e : NULL);
-    return rc < 0 ? e.code : 0;
+    return finish(job, sock, tls, accept_pair, &e);
 }
