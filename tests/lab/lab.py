@@ -150,7 +150,14 @@ class Host:
         wait_for(f"{self.name} to boot", timeout, lambda: self.alive() and b"is ready" in self.console_log())
         if b"no /dev/kvm" in self.console_log() or b"does not load" in self.console_log():
             raise Failure(f"{self.name}: {self.console_log()[-600:].decode('latin-1')}")
+        wait_for(f"{self.name} to take commands", 30, self.takes_commands)
         say(f"{self.name} is up after {time.monotonic() - self.began:.1f} s")
+
+    def takes_commands(self):
+        try:
+            return self.run("true", timeout=20).returncode == 0
+        except (OSError, Failure):
+            return False
 
     def connect(self, command):
         assert "\n" not in command

@@ -19,16 +19,24 @@ RATE = 50
 WORK = f"ferry.mem=16 ferry.rate={RATE}"
 
 
-def at_work(console, name, seconds=2):
-    """MiB/s that the guest rewrites, by its own clock and count; Failure when it says that anything is wrong."""
-    start = console.length()
-    rows = rb"#w (\d+) \d+ (\d+) (\d+)\r?\n"
-    console.expect(rows + rb"(?:.*\n)*?" + rows.replace(b"(", b"(?:") * (4 * seconds - 1), 60, start)
-    found = [tuple(map(int, m.groups())) for m in re.finditer(rows, console.text[start:])]
-    (first, t0, _), (last, t1, bad) = found[0], found[-1]
-    if bad or re.search(rb"!bad|!corrupt|!clock backwards", console.text):
-        raise Failure(f"{name}: {console.text[-1000:].decode('latin-1')!r}")
+STATUS = re.compile(rb"#w (\d+) \d+ (\d+) (\d+)\r?\n")
+
+
+def rewritten(text):
+    """MiB/s that the guest rewrote, by its own count and clock, over the status lines of `text`; Failure when it said that
+    anything is wrong, or nothing."""
+    found = [tuple(map(int, m.groups())) for m in STATUS.finditer(text)]
+    if len(found) < 2 or found[-1][2] or re.search(rb"!bad|!corrupt|!clock backwards", text):
+        raise Failure(f"the guest says {text[-1000:].decode('latin-1')!r}")
+    (first, t0, _), (last, t1, _) = found[0], found[-1]
     return (last - first) / 256 / ((t1 - t0) / 1000)
+
+
+def at_work(console, lines):
+    """The same over that many lines to come, a quarter of a second each."""
+    start = console.length()
+    console.expect(rb"(?:#w [^\n]*\n[^#]*){%d}" % lines, 60, start)
+    return rewritten(console.text[start:])
 
 
 def clocks(hosts):
@@ -39,27 +47,30 @@ def clocks(hosts):
 def there_and_back(lab):
     source, target = lab.alpha, lab.beta
     console = lab.console
-    say(f"before the moves the guest rewrites {at_work(console, 'g'):.0f} MiB/s; hosts are up "
+    say(f"before the moves the guest rewrites {at_work(console, 8):.0f} MiB/s; hosts are up "
         f"{', '.join(f'{u:.0f} s' for u in clocks([lab.alpha.host, lab.beta.host]))}")
     totals, downs, rates, forecasts = [], [], [], []
     for i in range(MOVES):
+        start = console.length()
         r = move(source, target, "g", BUDGET)
+        rates.append(rewritten(console.text[start:]))
         console.close()
         console = Console(target, "g")
-        rate = at_work(console, "g", 1)
+        rate = at_work(console, 4)
         v = verdict(console)
         totals.append(r["total_ms"])
         downs.append(r["downtime_ms"])
         forecasts.append(r["forecast_downtime_ms"])
-        rates.append(rate)
         say(f"move {i + 1} to {target.name}: {r['total_ms']:.0f} ms, down {r['downtime_ms']:.0f} ms (forecast "
             f"{r['forecast_downtime_ms']:.0f}), {r['rounds']} rounds, {r['codec']}, {r['wire_bytes'] >> 20} MiB on the wire, "
-            f"then {rate:.0f} MiB/s rewritten; {v}")
+            f"{rates[-1]:.0f} MiB/s rewritten meanwhile, {rate:.0f} in the first second after; {v}")
         source, target = target, source
     lab.at, lab.console = source, console
+    if not MOVES:
+        return
     print(json.dumps({"lab": "move", "moves": MOVES, "apart_s": APART, "total_ms": round(statistics.median(totals)),
                       "downtime_ms": round(statistics.median(downs)), "downtime_worst_ms": round(max(downs)),
-                      "rate_mib_s": round(statistics.median(rates)), "ledger": "intact"}), flush=True)
+                      "rate_mib_s": round(statistics.median(rates)), "rate_least_mib_s": round(min(rates)), "ledger": "intact"}), flush=True)
 
 
 def refusals(lab):
