@@ -103,7 +103,7 @@ static int raw_write(struct fy_chan *c, const uint8_t *p, size_t len)
 static ssize_t raw_read(struct fy_chan *c, uint8_t *p, size_t len)
 {
     if (c->rpos == c->rlen) {
-        bool direct = len >= READ_BUFFER / 2;
+        bool direct = len >= READ_BUFFER / 8; /* as OpenSSL asks when it reads ahead */
         ssize_t n;
         do
             n = recv(c->sock, direct ? p : c->rbuf, direct ? len : READ_BUFFER, 0);

@@ -60,7 +60,7 @@ struct fy_source {
     uint64_t left_bytes;  /* at the last count */
     uint64_t round_bytes; /* to be dealt with in this round, for progress */
     bool prepared;        /* HANDING_OVER is durable */
-    uint64_t last_progress_ns;
+    uint64_t last_progress_ns, round_began_ns;
 
     Ferry__JobReport report;
     struct fy_pump_totals totals; /* of the pump, once it has ended */

@@ -44,6 +44,14 @@ void fy_source_progress(struct fy_source *s, const char *phase, bool force)
     p.dirty_rate = (uint64_t)(s->policy.dirty_rate * 1e9);
     p.throughput = (uint64_t)(s->policy.throughput * 1e9);
     p.expected_end_ns = fy_policy_remaining_ns(&s->policy, p.remaining_bytes);
+    if (!s->policy.rounds) {
+        /* No round has told yet: go by this one so far. */
+        double rate = s->round_began_ns && now > s->round_began_ns
+                          ? (double)done / (double)(now - s->round_began_ns)
+                          : 0;
+        p.throughput = (uint64_t)(rate * 1e9);
+        p.expected_end_ns = rate > 0 ? (uint64_t)((double)p.remaining_bytes / rate) : 0;
+    }
     p.expected_downtime_ns = s->policy.rounds ? fy_policy_forecast(&s->policy, s->left_bytes) : 0;
     p.fraction = fy_policy_fraction(&s->policy, done, s->round_bytes);
     Ferry__WorkerOut out = FERRY__WORKER_OUT__INIT;
@@ -124,6 +132,7 @@ static int one_round(struct fy_source *s, uint64_t deadline_ns, struct fy_round 
     uint64_t start = fy_now_ns();
     uint64_t before = fy_source_pages_sent(s);
     bool first = s->round == 0;
+    s->round_began_ns = start;
     bool each = first || s->left_bytes >= TAKE_ALL_BYTES;
     s->round++;
     if (fy_fault_hit(FY_FAULT_SRC_ROUND))
