@@ -80,6 +80,7 @@ int verb_status(struct cli *c)
         fputs(doc, stdout);
     else if (code == 0)
         cli_table_print(&l.table, stdout);
+    cli_table_free(&l.table);
     free(doc);
     return code;
 }

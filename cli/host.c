@@ -170,6 +170,7 @@ static int host_list(struct cli *c)
         fputs(doc, stdout);
     else if (code == 0)
         cli_table_print(&l.table, stdout);
+    cli_table_free(&l.table);
     free(doc);
     return code;
 }

@@ -74,6 +74,7 @@ static int job_list(struct cli *c)
         fputs(doc, stdout);
     else if (code == 0)
         cli_table_print(&l.table, stdout);
+    cli_table_free(&l.table);
     free(doc);
     return code;
 }

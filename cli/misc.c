@@ -60,6 +60,7 @@ int verb_doctor(struct cli *c)
         fputs(doc, stdout);
     else if (code == 0)
         cli_table_print(&k.table, stdout);
+    cli_table_free(&k.table);
     free(doc);
     return code;
 }

@@ -185,7 +185,7 @@ static const char *cell(const struct cli_table *t, size_t i)
     return i < t->count && t->cells[i] ? t->cells[i] : "";
 }
 
-void cli_table_print(struct cli_table *t, FILE *f)
+void cli_table_print(const struct cli_table *t, FILE *f)
 {
     for (size_t row = 0; row * t->columns < t->count; row++) {
         for (unsigned col = 0; col < t->columns; col++) {
@@ -203,6 +203,10 @@ void cli_table_print(struct cli_table *t, FILE *f)
             fputs(last ? "\n" : "  ", f);
         }
     }
+}
+
+void cli_table_free(struct cli_table *t)
+{
     for (size_t i = 0; i < t->count; i++)
         free(t->cells[i]);
     free(t->cells);

@@ -47,7 +47,9 @@ struct cli_table {
 };
 /* The first `columns` cells are the heading. Text is copied, control characters replaced by '?'. */
 void cli_table_cell(struct cli_table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void cli_table_print(struct cli_table *t, FILE *f);
+void cli_table_print(const struct cli_table *t, FILE *f);
+/* Free the cells; the table is all zero again. */
+void cli_table_free(struct cli_table *t);
 
 /* "512M", "1.5G", "0": for people. out: at least 16 bytes. */
 const char *cli_size(uint64_t bytes, char *out);

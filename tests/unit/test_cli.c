@@ -150,6 +150,7 @@ static void test_table(void **state)
     cli_table_cell(&t, "%d", 12345);
     cli_table_cell(&t, "\x1b[31mred\n");
     cli_table_print(&t, f);
+    cli_table_free(&t);
     fclose(f);
     assert_string_equal(buf, "NAME      N  NOTE\na     12345  ?[31mred \n");
     free(buf);
