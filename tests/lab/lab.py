@@ -289,14 +289,53 @@ def pair(a, b):
     b.vmctl(f"host join {token}")
 
 
-def verdict(console, timeout=180):
-    """Have the guest check everything once more; its verdict, which must be a good one."""
-    start = console.length()
-    console.send(b"v")
-    m = console.expect(rb"!verdict (\w+) [^\n]*\n", timeout, start)
-    if m.group(1) != b"intact" or re.search(rb"!bad|!corrupt|!clock backwards", console.text):
-        raise Failure(f"{m.group(0)!r}; the console ends with {console.text[-1000:].decode('latin-1')!r}")
-    return m.group(0).decode().strip()
+STATUS = re.compile(rb"#w (\d+) \d+ (\d+) (\d+)\r?\n")
+
+
+class Ledger:
+    """What a guest's checker has said so far, over all the consoles that it was read from. A console begins with scrollback, so
+    what is new is told by the guest's own count and clock, which only grow."""
+
+    def __init__(self, console, begin=0):
+        self.console = console
+        self.begin = begin  # in this console; what was before is another boot's
+        self.pages = 0
+        self.ms = 0
+
+    def rows(self):
+        """(pages written, guest's ms) of the status lines since the last mark; Failure when the guest says that anything is wrong."""
+        text = self.console.text[self.begin:]
+        found = [tuple(map(int, m.groups())) for m in STATUS.finditer(text)]
+        if any(bad for _, _, bad in found) or re.search(rb"!bad|!corrupt|!clock backwards", text):
+            raise Failure(f"the guest says {text[-1500:].decode('latin-1')!r}")
+        return [(written, ms) for written, ms, _ in found if ms > self.ms]
+
+    def mark(self):
+        """Count from the last line so far on."""
+        rows = self.rows()
+        if rows:
+            self.ms = rows[-1][1]
+
+    def rate(self, timeout=60, lines=2):
+        """MiB/s rewritten since the mark, by the guest's own clock, once there are that many status lines."""
+        wait_for(f"{lines} status lines", timeout, lambda: len(self.rows()) >= lines)
+        rows = self.rows()
+        return (rows[-1][0] - rows[0][0]) / 256 / ((rows[-1][1] - rows[0][1]) / 1000)
+
+    def verdict(self, timeout=180):
+        """Have the guest check everything once more; its verdict, which must be a good one and a new one."""
+        rx = re.compile(rb"!verdict (\w+) passes=\d+ pages=(\d+) [^\n]*\n")
+        self.console.send(b"v")
+
+        def new():
+            return next((m for m in rx.finditer(self.console.text, self.begin) if int(m.group(2)) > self.pages), None)
+
+        m = wait_for("a verdict", timeout, new)
+        self.pages = int(m.group(2))
+        self.rows()
+        if m.group(1) != b"intact":
+            raise Failure(m.group(0).decode())
+        return m.group(0).decode().strip()
 
 
 def move(source, target, name, options=""):

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 
-from lab import Console, Failure, Lab, build_argument, expect_error, move, pair, run_checks, say, verdict
+from lab import Console, Failure, Lab, Ledger, build_argument, expect_error, move, pair, run_checks, say
 
 MOVES = int(os.environ.get("FERRY_LAB_MOVES", "6"))
 APART = float(os.environ.get("FERRY_LAB_APART", "15"))
@@ -19,26 +19,6 @@ RATE = 50
 WORK = f"ferry.mem=16 ferry.rate={RATE}"
 
 
-STATUS = re.compile(rb"#w (\d+) \d+ (\d+) (\d+)\r?\n")
-
-
-def rewritten(text):
-    """MiB/s that the guest rewrote, by its own count and clock, over the status lines of `text`; Failure when it said that
-    anything is wrong, or nothing."""
-    found = [tuple(map(int, m.groups())) for m in STATUS.finditer(text)]
-    if len(found) < 2 or found[-1][2] or re.search(rb"!bad|!corrupt|!clock backwards", text):
-        raise Failure(f"the guest says {text[-1000:].decode('latin-1')!r}")
-    (first, t0, _), (last, t1, _) = found[0], found[-1]
-    return (last - first) / 256 / ((t1 - t0) / 1000)
-
-
-def at_work(console, lines):
-    """The same over that many lines to come, a quarter of a second each."""
-    start = console.length()
-    console.expect(rb"(?:#w [^\n]*\n[^#]*){%d}" % lines, 60, start)
-    return rewritten(console.text[start:])
-
-
 def clocks(hosts):
     """Seconds since each host's boot, for how far they are apart."""
     return [float(h.run("cat /proc/uptime").stdout.split()[0]) for h in hosts]
@@ -46,26 +26,27 @@ def clocks(hosts):
 
 def there_and_back(lab):
     source, target = lab.alpha, lab.beta
-    console = lab.console
-    say(f"before the moves the guest rewrites {at_work(console, 8):.0f} MiB/s; hosts are up "
+    ledger = lab.ledger
+    ledger.mark()
+    say(f"before the moves the guest rewrites {ledger.rate(lines=8):.0f} MiB/s; hosts are up "
         f"{', '.join(f'{u:.0f} s' for u in clocks([lab.alpha.host, lab.beta.host]))}")
-    totals, downs, rates, forecasts = [], [], [], []
+    totals, downs, rates = [], [], []
     for i in range(MOVES):
-        start = console.length()
+        ledger.mark()
         r = move(source, target, "g", BUDGET)
-        rates.append(rewritten(console.text[start:]))
-        console.close()
-        console = Console(target, "g")
-        rate = at_work(console, 4)
-        v = verdict(console)
+        rates.append(ledger.rate())
+        ledger.console.close()
+        ledger.mark()
+        ledger.console = Console(target, "g")
+        rate = ledger.rate(lines=5)
+        v = ledger.verdict()
         totals.append(r["total_ms"])
         downs.append(r["downtime_ms"])
-        forecasts.append(r["forecast_downtime_ms"])
         say(f"move {i + 1} to {target.name}: {r['total_ms']:.0f} ms, down {r['downtime_ms']:.0f} ms (forecast "
             f"{r['forecast_downtime_ms']:.0f}), {r['rounds']} rounds, {r['codec']}, {r['wire_bytes'] >> 20} MiB on the wire, "
             f"{rates[-1]:.0f} MiB/s rewritten meanwhile, {rate:.0f} in the first second after; {v}")
         source, target = target, source
-    lab.at, lab.console = source, console
+    lab.at = source
     if not MOVES:
         return
     print(json.dumps({"lab": "move", "moves": MOVES, "apart_s": APART, "total_ms": round(statistics.median(totals)),
@@ -93,7 +74,7 @@ def refusals(lab):
     say(said.strip())
     if "avx2" in said or lab.at.state("g") != "running" or gamma.guest("g") is not None:
         raise Failure(f"after the refusal: {said!r}, {lab.at.state('g')} here, {gamma.state('g')} there")
-    say("refused and unharmed:", verdict(lab.console))
+    say("refused and unharmed:", lab.ledger.verdict())
 
 
 def main():
@@ -103,8 +84,8 @@ def main():
         first = lab.boot("alpha")
         first.await_ready()
         lab.alpha = first.daemon()
-        lab.console = lab.alpha.start("g", "-m 512M -p 2", WORK)
-        lab.console.expect(rb"!filled \d+ pages", 180)
+        lab.ledger = Ledger(lab.alpha.start("g", "-m 512M -p 2", WORK))
+        lab.ledger.console.expect(rb"!filled \d+ pages", 180)
         say("the guest is at work")
         # Apart in time is the condition here.
         time.sleep(max(0.0, first.began + APART - time.monotonic()))
