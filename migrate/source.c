@@ -112,8 +112,8 @@ static int prepare(struct fy_source *s, struct fy_err *e)
         s->start->options->max_downtime_ns = DEFAULT_DOWNTIME_NS;
     if (fy_codec_parse(s->opts->codec, s->opts->has_codec_level, s->opts->codec_level, &s->codec, e) < 0)
         return -1;
-    if (s->opts->deadline_ns && strcmp(s->opts->on_miss, "cancel") && strcmp(s->opts->on_miss, "pause") &&
-        strcmp(s->opts->on_miss, "force") && *s->opts->on_miss)
+    if (s->opts->deadline_ns && strcmp(s->opts->on_miss, "cancel") != 0 &&
+        strcmp(s->opts->on_miss, "pause") != 0 && strcmp(s->opts->on_miss, "force") != 0 && *s->opts->on_miss)
         return fy_fail(e, FY_EUSAGE, "--on-miss is cancel, pause or force, not \"%s\"", s->opts->on_miss);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake_fd < 0)

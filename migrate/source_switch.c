@@ -132,7 +132,7 @@ static int commit(struct fy_source *s, uint64_t paused_at, struct fy_err *e)
     if (rc == 0 && !(r = ferry__stream_running__unpack(NULL, h.length, s->control.buf)))
         rc = fy_fail(e, FY_ECORRUPT, "the target's RUNNING does not parse");
     if (rc == 0 && (r->handover_id.len != FY_JOB_ID_LEN ||
-                    memcmp(r->handover_id.data, s->start->job_id.data, FY_JOB_ID_LEN)))
+                    memcmp(r->handover_id.data, s->start->job_id.data, FY_JOB_ID_LEN) != 0))
         rc = fy_fail(e, FY_ECORRUPT, "the target's RUNNING is of another hand-over");
     if (rc == 0) {
         s->report.resume_ns = r->commit_to_run_ns;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#define FY_ERR_HERE
 #include "hv/base/err.h"
 
 #include <stdio.h>

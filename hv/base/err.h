@@ -45,6 +45,18 @@ int fy_fail_errno(struct fy_err *e, int code, int err, const char *fmt, ...)
 /* Put "prefix: " before the text of *e; the code stays. Returns -1. */
 int fy_fail_prefix(struct fy_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+#if defined(__clang_analyzer__) && !defined(FY_ERR_HERE)
+/* clang-tidy looks at one file at a time: it is to know that these are negative. */
+static inline int fy_failed(int r)
+{
+    (void)r;
+    return -1;
+}
+#define fy_fail(...) fy_failed(fy_fail(__VA_ARGS__))
+#define fy_fail_errno(...) fy_failed(fy_fail_errno(__VA_ARGS__))
+#define fy_fail_prefix(...) fy_failed(fy_fail_prefix(__VA_ARGS__))
+#endif
+
 /* A short stable name of a code ("refused"), for JSON and logs; "unknown" for others. */
 const char *fy_code_name(int code);
 

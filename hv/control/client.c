@@ -97,7 +97,7 @@ int fy_ctl_call(struct fy_ctl *c, Ferry__Request *req, const int *fds, int nfds,
             rc = await_answer(c, req->id, &out, got, &ngot, e);
     }
     pthread_mutex_unlock(&c->lock);
-    if (rc < 0)
+    if (rc != 0)
         return -1;
     if (out->response->error) {
         fy_fail(e, (int)out->response->error->code, "%s", out->response->error->text);

@@ -210,14 +210,13 @@ static int level_of(const char *model)
 
 const char *fy_cpu_default_model(const struct fy_cpu_support *s)
 {
-    Ferry__CpuPolicy p = FERRY__CPU_POLICY__INIT;
     struct fy_err e;
-    bool v2 = fy_cpu_resolve("x86-64-v2", s, &p, &e) == 0;
-    Ferry__CpuPolicy *copy = malloc(sizeof *copy);
-    if (copy) {
-        *copy = p;
-        ferry__cpu_policy__free_unpacked(copy, NULL);
-    }
+    Ferry__CpuPolicy *p = malloc(sizeof *p);
+    if (!p)
+        return "x86-64-v1";
+    ferry__cpu_policy__init(p);
+    bool v2 = fy_cpu_resolve("x86-64-v2", s, p, &e) == 0;
+    ferry__cpu_policy__free_unpacked(p, NULL);
     return v2 ? "x86-64-v2" : "x86-64-v1";
 }
 

@@ -78,7 +78,7 @@ static void check_vendor(const Ferry__CpuPolicy *p, const struct fy_cpu_support 
     const Ferry__CpuidEntry *v = entry(p, 0, 0);
     uint32_t want[3] = {entry_reg(v, FY_EBX), entry_reg(v, FY_EDX), entry_reg(v, FY_ECX)};
     uint32_t have[3] = {have_reg(s, 0, 0, FY_EBX), have_reg(s, 0, 0, FY_EDX), have_reg(s, 0, 0, FY_ECX)};
-    if (memcmp(want, have, sizeof want))
+    if (memcmp(want, have, sizeof want) != 0)
         fy_reason_add(why, FY_EREFUSED, "the guest's processor vendor is %.12s, this host's %.12s",
                       (const char *)want, (const char *)have);
     uint32_t guest = entry_reg(entry(p, 0x80000008u, 0), FY_EAX), host = have_reg(s, 0x80000008u, 0, FY_EAX);

@@ -198,8 +198,11 @@ static int recover(struct fyd *d, struct fy_err *e)
         if (!fyd_guest_active(g))
             continue;
         struct found *f = calloc(1, sizeof *f);
-        if (!f)
+        if (!f) {
+            if (r->open == 1)
+                free(r); /* else those under way hold it */
             return fy_fail(e, FY_ERESOURCE, "no memory to find guests again");
+        }
         *f = (struct found){r, g};
         r->open++;
         fyd_guest_find(g, found, f);

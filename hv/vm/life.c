@@ -236,7 +236,7 @@ int fy_life_resolve(struct fy_life *l, const uint8_t id[16], bool run_here, stru
         finish(l, "the hand-over was given up: the guest is elsewhere");
         return 0;
     }
-    if (!l->has_handover_id || memcmp(id, l->handover_id, 16))
+    if (!l->has_handover_id || memcmp(id, l->handover_id, 16) != 0)
         return other_id(l, e);
     if (l->latched)
         return resolve_latched(l, run_here);

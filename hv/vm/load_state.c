@@ -65,11 +65,13 @@ static int parse_vcpu(struct fy_machine *m, struct scratch *s, unsigned i, const
 static int vcpu_number(const char *id)
 {
     char text[16];
-    int n;
-    if (sscanf(id, "vcpu%d", &n) != 1 || n < 0 || n >= FY_VCPUS_LIMIT)
+    if (strncmp(id, "vcpu", 4) != 0)
         return -1;
-    snprintf(text, sizeof text, "vcpu%d", n);
-    return strcmp(text, id) ? -1 : n;
+    unsigned long n = strtoul(id + 4, NULL, 10);
+    if (n >= FY_VCPUS_LIMIT)
+        return -1;
+    snprintf(text, sizeof text, "vcpu%lu", n);
+    return strcmp(text, id) != 0 ? -1 : (int)n;
 }
 
 static int parse_platform(struct scratch *s, const Ferry__StatePart *p, bool *known, struct fy_err *e)

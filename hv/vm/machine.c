@@ -63,7 +63,7 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
                       (unsigned long long)d->memory_bytes);
     if (d->vcpus == 0 || d->vcpus > FY_VCPUS_MAX)
         fy_reason_add(&why, FY_EREFUSED, "%u vCPUs: 1 to %u", d->vcpus, FY_VCPUS_MAX);
-    if (d->engine[0] && strcmp(d->engine, "kvm") && strcmp(d->engine, "auto"))
+    if (d->engine[0] && strcmp(d->engine, "kvm") != 0 && strcmp(d->engine, "auto") != 0)
         fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" is not known here (kvm)", d->engine);
     check_devices(d, &why);
     if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
@@ -142,7 +142,7 @@ static int agree_devices(struct fy_machine *m, struct fy_err *e)
     for (size_t k = 0; k < m->desc->n_devices; k++) {
         const Ferry__DeviceDescription *d = m->desc->devices[k];
         struct fy_device *have = fy_machine_device(m, d->id);
-        if (!have || strcmp(have->ops->type, d->type) || d->version > have->ops->version)
+        if (!have || strcmp(have->ops->type, d->type) != 0 || d->version > have->ops->version)
             fy_reason_add(&why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->id, d->type,
                           d->version);
     }
@@ -218,7 +218,7 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
         fy_close(&fds[0]);
         fy_close(&fds[1]);
     }
-    if (!m->gmem || build(m, c, prealloc_ns, e) < 0) {
+    if (!m->desc || !m->gmem || build(m, c, prealloc_ns, e) < 0) {
         fy_machine_free(m);
         return NULL;
     }

@@ -45,7 +45,7 @@ static int add_message(struct parts *p, const char *id, const ProtobufCMessage *
 static int add_vcpus(struct fy_machine *m, struct parts *p, struct fy_err *e)
 {
     Ferry__Vcpu *v[FY_VCPUS_LIMIT];
-    uint64_t tsc[FY_VCPUS_LIMIT];
+    uint64_t tsc[FY_VCPUS_LIMIT] = {0};
     unsigned n = 0;
     int r = 0;
     /* The clocks last of all that takes time: what is read after them would count as downtime twice. */

@@ -109,7 +109,7 @@ static int read_instant(struct fy_kvm *k, struct instant *at, struct fy_err *e)
         uint64_t real = fy_realtime_ns();
         if (scaled_tsc(k, &b) < 0)
             return fy_fail_errno(e, FY_EFAIL, errno, "reading the TSC");
-        if (b - a >= best)
+        if (i > 0 && b - a >= best)
             continue;
         best = b - a;
         bool exact = c.flags & KVM_CLOCK_HOST_TSC && c.flags & KVM_CLOCK_REALTIME && !k->tsc_scaled;
