@@ -168,7 +168,11 @@ void cli_print_report(const Ferry__ApiJobInfo *job)
                  cli_time(r->load_ns, o), cli_time(r->resume_ns, u));
         line("downtime", text);
     }
-    if (r->ram_bytes) {
+    if (planned) {
+        snprintf(text, sizeof text, "%s of guest memory, %s/s dirtied", cli_size(r->ram_bytes, s1),
+                 cli_size(r->dirty_rate, s2));
+        line("memory", text);
+    } else if (r->ram_bytes) {
         snprintf(text, sizeof text, "%s of guest memory, %s moved in %u round%s, %s on the wire",
                  cli_size(r->ram_bytes, s1), cli_size(r->moved_bytes, s2), r->rounds,
                  r->rounds == 1 ? "" : "s", cli_size(r->wire_bytes, s3));
