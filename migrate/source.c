@@ -2,6 +2,7 @@
 #include "migrate/source.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,9 @@ static void on_cancel(void *arg, const char *why)
         if (s->pump)
             fy_pump_stop(s->pump);
         fy_rate_stop(&s->rate);
+        uint64_t one = 1;
+        ssize_t ignored = write(s->wake_fd, &one, sizeof one);
+        (void)ignored;
         if (s->control.chan)
             fy_chan_abort(s->control.chan);
         for (unsigned i = 0; i < FY_CHANNELS_MAX; i++)
@@ -81,14 +85,10 @@ static int plan(struct fy_source *s, struct fy_err *e)
         fy_ctl_tracker_count(s->ctl, s->tracker, true, &a, e) < 0)
         return -1;
     uint64_t start = fy_now_ns();
-    struct fy_err ignored;
-    /* Nothing is expected from the target now: this waits, and notices its end or a cancel. */
-    int n = fy_chan_wait(s->control.chan, -1, PLAN_SAMPLE_MS, &ignored);
-    if (n == 1) {
-        struct fy_record_header h;
-        if (fy_control_read(&s->control, 0, &h, e) < 0 && e->code != FY_EUNREACHABLE)
-            return -1;
-    }
+    /* A cancel ends the sample early. */
+    struct pollfd wake = {.fd = s->wake_fd, .events = POLLIN};
+    while (poll(&wake, 1, PLAN_SAMPLE_MS) < 0 && errno == EINTR)
+        continue;
     if (fy_ctl_tracker_count(s->ctl, s->tracker, true, &b, e) < 0)
         return -1;
     double ns = (double)(fy_now_ns() - start);
