@@ -113,6 +113,7 @@ int fy_console_attach(struct fy_server *s, bool scrollback, struct fy_answer *a,
 
 void fy_console_close_all(struct fy_server *s)
 {
+    /* Each takes itself off the list, which clang-tidy loses sight of. */
     while (s->viewers)
-        viewer_close(s->viewers);
+        viewer_close(s->viewers); // NOLINT(clang-analyzer-unix.Malloc)
 }

@@ -31,7 +31,6 @@ struct still {
     bool logging;
 };
 
-static uint32_t msrs[] = {0x174, 0x175, 0x176, 0xc0000081};
 static unsigned loads;
 
 uint64_t fy_now_ns(void)
@@ -57,26 +56,6 @@ uint64_t fy_process_cpu_ns(void)
 unsigned still_loads(void)
 {
     return loads;
-}
-
-const Ferry__CpuPolicy *still_policy(bool avx)
-{
-    static Ferry__CpuPolicy policies[2];
-    static Ferry__CpuidEntry entries[2];
-    static Ferry__CpuidEntry *lists[2][1] = {{&entries[0]}, {&entries[1]}};
-    for (int i = 0; i < 2; i++) {
-        ferry__cpu_policy__init(&policies[i]);
-        ferry__cpuid_entry__init(&entries[i]);
-        entries[i].function = 0xd;
-        entries[i].indexed = true;
-        entries[i].eax = i ? 7 : 3;
-        policies[i].cpuid = lists[i];
-        policies[i].n_cpuid = 1;
-        policies[i].msrs = msrs;
-        policies[i].n_msrs = sizeof msrs / sizeof *msrs;
-        policies[i].tsc_khz = 2000000;
-    }
-    return &policies[avx];
 }
 
 static struct still *of(struct fy_engine *en)
@@ -109,16 +88,16 @@ static void initial_vcpu(struct still *s, unsigned i)
     uint64_t xcr[1] = {1};
     Ferry__Segment segment[8];
     Ferry__Segment *segments[8];
-    Ferry__Msr msr[4];
-    Ferry__Msr *list[4];
+    Ferry__Msr msr[STILL_MSRS];
+    Ferry__Msr *list[STILL_MSRS];
     Ferry__Vcpu v = FERRY__VCPU__INIT;
     for (int k = 0; k < 8; k++) {
         ferry__segment__init(&segment[k]);
         segments[k] = &segment[k];
     }
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < STILL_MSRS; k++) {
         ferry__msr__init(&msr[k]);
-        msr[k].index = msrs[k];
+        msr[k].index = s->config.policy->msrs[k];
         list[k] = &msr[k];
     }
     v.index = i;
@@ -131,7 +110,7 @@ static void initial_vcpu(struct still *s, unsigned i)
     v.xcr = xcr;
     v.n_xcr = 1;
     v.msrs = list;
-    v.n_msrs = 4;
+    v.n_msrs = STILL_MSRS;
     v.xsave = (ProtobufCBinaryData){sizeof xsave, xsave};
     v.lapic = (ProtobufCBinaryData){sizeof lapic, lapic};
     keep(&s->vcpus[i], &v.base);
@@ -282,9 +261,8 @@ static void clock_resumed(struct fy_engine *en)
 
 static const uint32_t *engine_msrs(struct fy_engine *en, size_t *count)
 {
-    (void)en;
-    *count = sizeof msrs / sizeof *msrs;
-    return msrs;
+    *count = of(en)->config.policy->n_msrs;
+    return of(en)->config.policy->msrs;
 }
 
 static void irq(struct fy_engine *en, unsigned gsi, bool level)

@@ -10,8 +10,10 @@
 
 #define STILL_VCPUS 2
 #define STILL_BYTES (4ull << 20)
+#define STILL_MSRS 4
 
-/* A policy with SSE, or (avx) with AVX and its XSAVE component; four MSRs. Never freed. */
+/* A policy with SSE, or (avx) with AVX and its XSAVE component; STILL_MSRS MSRs. Never freed. policy.c,
+ * which needs no machine. */
 const Ferry__CpuPolicy *still_policy(bool avx);
 
 /* A fresh machine of STILL_VCPUS and STILL_BYTES, parked. runlog_fd stays the caller's. Ends the program
