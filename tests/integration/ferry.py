@@ -214,7 +214,7 @@ class Host:
         return out
 
     def children(self):
-        """pids of ferry-hv and ferry-migrate that belong to this root (by their open files or parent)."""
+        """pids of ferry-hv and ferry-migrate that belong to this root, by their parent or their open files."""
         pids = []
         for path in glob.glob("/proc/[0-9]*"):
             try:
@@ -226,6 +226,10 @@ class Host:
         return pids
 
     def owns(self, path):
+        with open(path + "/stat", encoding="latin-1") as f:
+            parent = int(f.read().rsplit(")", 1)[1].split()[1])
+        if self.daemon and parent == self.daemon.pid:
+            return True
         for fd in glob.glob(path + "/fd/*"):
             try:
                 if os.readlink(fd).startswith(self.root + "/"):
