@@ -10,8 +10,6 @@
 /* After this many batches that did not shrink only one in HOPELESS_TRY is tried. */
 #define HOPELESS_AFTER 4
 #define HOPELESS_TRY 16
-/* A link faster than this for a byte (0.25 GB/s a channel) is not worth packing harder for. */
-#define FAST_WIRE_NS 4.0
 
 int fy_codec_parse(const char *name, bool has_level, int level, struct fy_codec_choice *out, struct fy_err *e)
 {
@@ -85,12 +83,6 @@ enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned all
             return other;
     }
     return best;
-}
-
-int fy_codec_lz4_speed(const struct fy_codec_choice *choice, const struct fy_codec_stats *s)
-{
-    /* On text-like pages 8 packs 15 % faster and unpacks nearly twice as fast, for a tenth more bytes. */
-    return choice->automatic && s->wire_ns < FAST_WIRE_NS ? 8 : 1;
 }
 
 static void blend(double *average, double sample)

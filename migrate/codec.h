@@ -35,8 +35,7 @@ void fy_packer_free(struct fy_packer *p);
 
 /* Pack len bytes (at most FY_BATCH_BYTES) from src into dst of `room` bytes. Returns the packed length, or 0
  * when the result does not fit in room: the batch goes raw. src must not change meanwhile. */
-/* speed: LZ4's acceleration, 1 (packs best) and up. */
-size_t fy_lz4_pack(struct fy_packer *p, int speed, const uint8_t *src, size_t len, uint8_t *dst, size_t room);
+size_t fy_lz4_pack(struct fy_packer *p, const uint8_t *src, size_t len, uint8_t *dst, size_t room);
 size_t fy_zstd_pack(struct fy_packer *p, int level, const uint8_t *src, size_t len, uint8_t *dst,
                     size_t room);
 
@@ -62,9 +61,6 @@ void fy_codec_stats_init(struct fy_codec_stats *s);
  * another one tried now and then so that the averages stay true. */
 enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned allowed,
                               const struct fy_codec_stats *s);
-
-/* LZ4's acceleration for a link as seen: on a fast one packing is the bottleneck, not bytes. */
-int fy_codec_lz4_speed(const struct fy_codec_choice *choice, const struct fy_codec_stats *s);
 
 /* Account for a batch: what was tried, how long it took, how long sending blocked. packed_len == 0: it did
  * not shrink. */

@@ -32,9 +32,9 @@ void fy_lz4_release(struct fy_packer *p)
     p->lz4 = NULL;
 }
 
-size_t fy_lz4_pack(struct fy_packer *p, int speed, const uint8_t *src, size_t len, uint8_t *dst, size_t room)
+size_t fy_lz4_pack(struct fy_packer *p, const uint8_t *src, size_t len, uint8_t *dst, size_t room)
 {
-    int n = LZ4_compress_fast_extState(p->lz4, (const char *)src, (char *)dst, (int)len, (int)room, speed);
+    int n = LZ4_compress_fast_extState(p->lz4, (const char *)src, (char *)dst, (int)len, (int)room, 1);
     return n > 0 ? (size_t)n : 0;
 }
 

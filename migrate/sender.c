@@ -134,8 +134,7 @@ static uint8_t *pack_batch(struct sender *s, size_t raw_len, enum fy_codec *code
     uint64_t start = fy_thread_cpu_ns();
     uint8_t *body = s->packed + FY_RECORD_HEADER;
     if (tried == FY_CODEC_LZ4)
-        n = fy_lz4_pack(s->packer, fy_codec_lz4_speed(&cfg->codec, &s->stats), pages, raw_len, body + prefix,
-                        room);
+        n = fy_lz4_pack(s->packer, pages, raw_len, body + prefix, room);
     else if (tried == FY_CODEC_ZSTD)
         n = fy_zstd_pack(s->packer, cfg->codec.zstd_level, pages, raw_len, body + prefix, room);
     fy_codec_account(&s->stats, tried, raw_len, n, fy_thread_cpu_ns() - start);
