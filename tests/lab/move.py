@@ -12,6 +12,7 @@ import time
 from lab import Console, Failure, Lab, Ledger, build_argument, expect_error, move, pair, run_checks, say
 
 MOVES = int(os.environ.get("FERRY_LAB_MOVES", "6"))
+VCPUS = int(os.environ.get("FERRY_LAB_VCPUS", "2"))
 APART = float(os.environ.get("FERRY_LAB_APART", "15"))
 # What an emulated host reaches over TLS is about 10 MB/s: the budget is for that.
 BUDGET = "--max-downtime 5s --deadline 170s"
@@ -84,7 +85,7 @@ def main():
         first = lab.boot("alpha")
         first.await_ready()
         lab.alpha = first.daemon()
-        lab.ledger = Ledger(lab.alpha.start("g", "-m 512M -p 2", WORK))
+        lab.ledger = Ledger(lab.alpha.start("g", f"-m 512M -p {VCPUS}", WORK))
         lab.ledger.console.expect(rb"!filled \d+ pages", 180)
         say("the guest is at work")
         # Apart in time is the condition here.
