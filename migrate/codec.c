@@ -10,6 +10,8 @@
 /* After this many batches that did not shrink only one in HOPELESS_TRY is tried. */
 #define HOPELESS_AFTER 4
 #define HOPELESS_TRY 16
+/* Sending that takes this many times its CPU time waits for the link, not for a turn on the CPU. */
+#define LINK_BOUND 6
 
 int fy_codec_parse(const char *name, bool has_level, int level, struct fy_codec_choice *out, struct fy_err *e)
 {
@@ -48,14 +50,13 @@ void fy_codec_stats_init(struct fy_codec_stats *s)
 {
     /* Starting points, soon replaced: measured on text-like pages on the reference machine. */
     *s = (struct fy_codec_stats){
-        .pack_ns = {0.0, 0.67, 1.4}, .ratio = {1.0, 0.2, 0.12}, .wire_ns = 1.0, .hopeless = 0};
+        .pack_ns = {0.0, 0.67, 1.4}, .ratio = {1.0, 0.2, 0.12}, .wire_ns = 1.5, .hopeless = 0};
 }
 
-/* A byte on the wire costs the receiver about what it costs the sender; unpacking is counted as a third of
- * packing. */
+/* Unpacking is counted as a third of packing; wire_ns has both ends' work in it. */
 static double cost(const struct fy_codec_stats *s, enum fy_codec c)
 {
-    return s->pack_ns[c] * 4 / 3 + s->ratio[c] * s->wire_ns * 2;
+    return s->pack_ns[c] * 4 / 3 + s->ratio[c] * s->wire_ns;
 }
 
 enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned allowed,
@@ -79,7 +80,7 @@ enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned all
         /* The runner-up is worth a look only where it could win: packing costs are stable, ratios are not. */
         enum fy_codec other = best == FY_CODEC_LZ4 ? FY_CODEC_ZSTD : FY_CODEC_LZ4; /* raw: lz4 is nearest */
         bool known = other == FY_CODEC_LZ4 ? lz4 : zstd;
-        if (known && s->pack_ns[other] + s->ratio[other] * s->wire_ns < cost(s, best))
+        if (known && s->pack_ns[other] + 0.5 * s->ratio[other] * s->wire_ns < cost(s, best))
             return other;
     }
     return best;
@@ -107,8 +108,12 @@ void fy_codec_account(struct fy_codec_stats *s, enum fy_codec tried, size_t raw_
     blend(&s->ratio[tried], (double)packed_len / (double)raw_len);
 }
 
-void fy_codec_account_wire(struct fy_codec_stats *s, size_t wire_len, uint64_t send_ns)
+void fy_codec_account_wire(struct fy_codec_stats *s, size_t wire_len, uint64_t cpu_ns, uint64_t wall_ns)
 {
-    if (wire_len)
-        blend(&s->wire_ns, (double)send_ns / (double)wire_len);
+    if (!wire_len)
+        return;
+    /* Blocked for much longer than the work takes: the link is the limit. Else work is, and the receiver has
+     * as much of it. */
+    uint64_t ns = wall_ns > LINK_BOUND * cpu_ns ? wall_ns : 2 * cpu_ns;
+    blend(&s->wire_ns, (double)ns / (double)wire_len);
 }

@@ -66,6 +66,7 @@ enum fy_codec fy_codec_choose(const struct fy_codec_choice *choice, unsigned all
  * not shrink. */
 void fy_codec_account(struct fy_codec_stats *s, enum fy_codec tried, size_t raw_len, size_t packed_len,
                       uint64_t pack_ns);
-void fy_codec_account_wire(struct fy_codec_stats *s, size_t wire_len, uint64_t send_ns);
+/* wire_len bytes were sent: the thread's CPU time, and the time on the clock. */
+void fy_codec_account_wire(struct fy_codec_stats *s, size_t wire_len, uint64_t cpu_ns, uint64_t wall_ns);
 
 #endif

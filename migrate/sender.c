@@ -163,8 +163,9 @@ static int send_batch(struct sender *s, struct fy_err *e)
     s->batch_pages = 0;
     fy_record_seal(&s->flow, FY_REC_PAGES, 0, body, (uint32_t)len);
     uint64_t start = fy_now_ns();
+    uint64_t cpu = fy_thread_cpu_ns();
     int rc = put(s, body - FY_RECORD_HEADER, FY_RECORD_HEADER + len, e);
-    fy_codec_account_wire(&s->stats, len, fy_now_ns() - start);
+    fy_codec_account_wire(&s->stats, len, fy_thread_cpu_ns() - cpu, fy_now_ns() - start);
     return rc;
 }
 

@@ -101,9 +101,22 @@ static void auto_prefers_zstd_on_a_slow_link(void **state)
     fy_codec_parse("auto", false, 0, &c, &e);
     fy_codec_stats_init(&s);
     for (int i = 0; i < 200; i++)
-        fy_codec_account_wire(&s, 1000, 20000); /* 50 MB/s */
+        fy_codec_account_wire(&s, 1000, 500, 20000); /* 50 MB/s */
     assert_int_equal(fy_codec_choose(&c, FY_CODECS_ALL, &s), FY_CODEC_ZSTD);
     assert_int_equal(fy_codec_choose(&c, FY_CODEC_BIT(FY_CODEC_NONE), &s), FY_CODEC_NONE);
+}
+
+static void auto_goes_raw_on_a_link_cheaper_than_packing(void **state)
+{
+    (void)state;
+    struct fy_codec_choice c;
+    struct fy_codec_stats s;
+    struct fy_err e;
+    fy_codec_parse("auto", false, 0, &c, &e);
+    fy_codec_stats_init(&s);
+    for (int i = 0; i < 200; i++)
+        fy_codec_account_wire(&s, 100000, 25000, 60000); /* memory speed, in clear */
+    assert_int_equal(fy_codec_choose(&c, FY_CODECS_ALL, &s), FY_CODEC_NONE);
 }
 
 static void codec_names(void **state)
@@ -276,6 +289,7 @@ int main(void)
         cmocka_unit_test(codecs_round_trip),
         cmocka_unit_test(auto_goes_raw_on_random_and_comes_back),
         cmocka_unit_test(auto_prefers_zstd_on_a_slow_link),
+        cmocka_unit_test(auto_goes_raw_on_a_link_cheaper_than_packing),
         cmocka_unit_test(codec_names),
         cmocka_unit_test(pages_are_checked),
         cmocka_unit_test(zero_pages_are_told),
