@@ -54,7 +54,7 @@ static void on_set(void *arg, const Ferry__SetJob *set)
     if (set->has_max_bandwidth)
         fy_rate_set(&s->rate, set->max_bandwidth);
     if (set->has_max_downtime && set->max_downtime_ns)
-        __atomic_store_n(&s->policy.max_downtime_ns, set->max_downtime_ns, __ATOMIC_RELAXED);
+        atomic_store(&s->asked_downtime_ns, set->max_downtime_ns);
 }
 
 int fy_source_commit_gate(struct fy_source *s, struct fy_err *e)
@@ -108,7 +108,8 @@ static int prepare(struct fy_source *s, struct fy_err *e)
 {
     static Ferry__MigrateOptions defaults = FERRY__MIGRATE_OPTIONS__INIT;
     s->opts = s->start->options ? s->start->options : &defaults;
-    if (!s->opts->max_downtime_ns && s->start->options)
+    defaults.max_downtime_ns = DEFAULT_DOWNTIME_NS;
+    if (!s->opts->max_downtime_ns)
         s->start->options->max_downtime_ns = DEFAULT_DOWNTIME_NS;
     if (fy_codec_parse(s->opts->codec, s->opts->has_codec_level, s->opts->codec_level, &s->codec, e) < 0)
         return -1;
@@ -219,9 +220,10 @@ int fy_run_send(struct fy_job *job, uint64_t began_ns)
     pthread_mutex_lock(&s->gate_lock);
     if (rc < 0 && s->gate == FY_GATE_CANCELLED)
         e = s->cancel_err;
+    bool open = s->gate == FY_GATE_OPEN;
     pthread_mutex_unlock(&s->gate_lock);
     /* After a cancel the channels are closed; after the latch nothing more may be said. */
-    if (rc < 0 && s->gate == FY_GATE_OPEN)
+    if (rc < 0 && open)
         fy_control_send_error(&s->control, &e);
     end_pump(s);
     /* Give the guest its leases back before anyone hears of the failure. */

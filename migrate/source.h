@@ -5,6 +5,7 @@
 #define FERRY_MIGRATE_SOURCE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -54,12 +55,14 @@ struct fy_source {
     int bitmap_fd;
     uint64_t *bitmap;
 
-    struct fy_policy policy;
-    uint64_t round;       /* number of the round under way */
-    uint64_t acked;       /* rounds that the target has applied */
-    uint64_t left_bytes;  /* at the last count */
-    uint64_t round_bytes; /* to be dealt with in this round, for progress */
-    bool prepared;        /* HANDING_OVER is durable */
+    struct fy_policy policy; /* the main thread's */
+    atomic_ullong
+        asked_downtime_ns; /* a new budget from `job set`, taken over before the next decision; 0: none */
+    uint64_t round;        /* number of the round under way */
+    uint64_t acked;        /* rounds that the target has applied */
+    uint64_t left_bytes;   /* at the last count */
+    uint64_t round_bytes;  /* to be dealt with in this round, for progress */
+    bool prepared;         /* HANDING_OVER is durable */
     uint64_t last_progress_ns, round_began_ns;
 
     Ferry__JobReport report;

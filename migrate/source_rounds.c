@@ -211,6 +211,9 @@ int fy_source_rounds(struct fy_source *s, struct fy_err *e)
         fy_debug("round %llu: %llu KiB in %llu us, left %llu KiB", (unsigned long long)s->round,
                  (unsigned long long)r.bytes >> 10, (unsigned long long)r.ns / 1000,
                  (unsigned long long)r.left_bytes >> 10);
+        uint64_t asked = atomic_exchange(&s->asked_downtime_ns, 0);
+        if (asked)
+            s->policy.max_downtime_ns = asked;
         enum fy_decision d = fy_policy_round(&s->policy, &r);
         if (s->policy.rounds == 1)
             s->report.forecast_total_ns = r.now_ns + fy_policy_remaining_ns(&s->policy, s->left_bytes);

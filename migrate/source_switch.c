@@ -201,7 +201,7 @@ int fy_source_switch(struct fy_source *s, struct fy_err *e)
         return -1;
     uint64_t paused_at = fy_now_ns();
     uint64_t limit =
-        FY_MAX(4 * FY_MAX(s->opts->max_downtime_ns, s->report.forecast_downtime_ns), MIN_SWITCH_NS);
+        FY_MAX(4 * FY_MAX(s->policy.max_downtime_ns, s->report.forecast_downtime_ns), MIN_SWITCH_NS);
     /* A bound on how long a stalled target may keep the guest paused: past it the guest runs on here. */
     uint64_t until = paused_at + (force || s->opts->verify ? 60 * MIN_SWITCH_NS + limit : limit);
     if (fy_ctl_pause(s->ctl, &s->report.pause_ns, e) < 0 || fault(FY_FAULT_SRC_PAUSED, e) < 0)
