@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migrate/pages.h"
 
+#include <emmintrin.h>
 #include <inttypes.h>
 
 #include "hv/base/checked.h"
 
 bool fy_page_is_zero(const void *page)
 {
-    const uint64_t *p = page;
-    /* The first word tells most pages apart; then whole cache lines, so that the compiler can use vectors. */
-    if (p[0] | p[1] | p[2] | p[3])
-        return false;
-    for (size_t i = 0; i < FY_PAGE_SIZE / 8; i += 32) {
-        uint64_t any = 0;
-        for (size_t k = 0; k < 32; k++)
-            any |= p[i + k];
-        if (any)
+    const __m128i *p = page;
+    const char *ahead = (const char *)page + FY_PAGE_SIZE;
+    /* 256 bytes a step: the first tells most pages apart. The processor's own prefetching ends with the page;
+     * zero pages come in runs, so the next one is asked for here. A prefetch beyond a mapping does nothing.
+     */
+    for (size_t i = 0; i < FY_PAGE_SIZE / 16; i += 16) {
+        __m128i any = _mm_loadu_si128(&p[i]);
+        for (size_t k = 0; k < 256; k += 64)
+            __builtin_prefetch(ahead + i * 16 + k, 0, 3);
+        for (size_t k = 1; k < 16; k++)
+            any = _mm_or_si128(any, _mm_loadu_si128(&p[i + k]));
+        if (_mm_movemask_epi8(_mm_cmpeq_epi8(any, _mm_setzero_si128())) != 0xffff)
             return false;
     }
     return true;

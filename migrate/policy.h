@@ -26,6 +26,7 @@ struct fy_policy {
     uint64_t max_downtime_ns;
     uint64_t deadline_ns;   /* since the job's start; 0: none */
     uint64_t machine_ns;    /* pause, state, load and resume of the machine */
+    uint64_t known_ns;      /* what fixed_ns was in the last moves to this peer; 0: there were none */
     uint64_t round_trip_ns; /* smallest seen: of the greeting and of every round */
     uint64_t fixed_ns;      /* downtime that does not depend on memory: pause, state, load, resume, latency */
     /* kept between rounds */
@@ -37,9 +38,10 @@ struct fy_policy {
     double fraction; /* progress shown; never falls */
 };
 
-/* vcpus and the control channel's measured round trip set the fixed part. */
+/* What the last moves to this peer showed (known_ns; 0: none) sets the fixed part, else vcpus and the control
+ * channel's measured round trip. */
 void fy_policy_init(struct fy_policy *p, uint64_t max_downtime_ns, uint64_t deadline_ns, unsigned vcpus,
-                    uint64_t round_trip_ns);
+                    uint64_t round_trip_ns, uint64_t known_ns);
 
 /* Downtime if the guest were paused with left_bytes to send. */
 uint64_t fy_policy_forecast(const struct fy_policy *p, uint64_t left_bytes);

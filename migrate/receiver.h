@@ -13,8 +13,8 @@
 struct fy_sink_config {
     int mem_fd; /* guest memory, writable; the guest does not run */
     uint64_t pages;
-    bool map;           /* write through a mapping: hugetlb memfds refuse write(2) */
-    unsigned count;     /* data channels to come */
+    bool map;       /* write through a mapping: memory has 2 MiB pages, and hugetlb memfds refuse write(2) */
+    unsigned count; /* data channels to come */
     struct fy_tls *tls; /* NULL: in clear */
     uint8_t ticket[FY_TICKET_LEN];
     uint8_t peer_digest[FY_CERT_DIGEST]; /* of the control channel's peer: data channels must show the same */

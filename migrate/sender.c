@@ -53,6 +53,7 @@ struct sender {
 
 struct fy_pump {
     struct fy_pump_config cfg;
+    const uint8_t *map; /* all of guest memory, with cfg.map */
     struct sender *senders;
     pthread_mutex_t lock;
     pthread_cond_t go;
@@ -183,7 +184,8 @@ static int send_barrier(struct sender *s, uint64_t round, struct fy_err *e)
 /* --- pages
  * --------------------------------------------------------------------------------------------------- */
 
-/* Append page `page`, which lies at raw + FRONT + slot pages, to the batch or to the zero runs. */
+/* Append page `page` to the batch or to the zero runs. data: in the batch's buffer, at its place or behind
+ * it, or guest memory itself. */
 static int add_page(struct sender *s, uint64_t page, const uint8_t *data, struct fy_err *e)
 {
     if (fy_page_is_zero(data))
@@ -211,11 +213,14 @@ static int send_pages(struct sender *s, uint64_t first, uint64_t count, struct f
             return fy_fail(e, FY_ECANCELLED, "stopped");
         uint64_t n = FY_MIN(count, (uint64_t)(FY_BATCH_PAGES - s->batch_pages));
         uint8_t *at = s->raw + FRONT + (size_t)s->batch_pages * FY_PAGE_SIZE;
-        if (fy_pread_all(s->pump->cfg.mem_fd, at, n * FY_PAGE_SIZE, (off_t)(first * FY_PAGE_SIZE)) < 0)
+        if (s->pump->map)
+            at = NULL;
+        else if (fy_pread_all(s->pump->cfg.mem_fd, at, n * FY_PAGE_SIZE, (off_t)(first * FY_PAGE_SIZE)) < 0)
             return fy_fail_errno(e, FY_EFAIL, errno, "cannot read guest memory at page %llu",
                                  (unsigned long long)first);
         for (uint64_t i = 0; i < n; i++)
-            if (add_page(s, first + i, at + i * FY_PAGE_SIZE, e) < 0)
+            if (add_page(s, first + i, at ? at + i * FY_PAGE_SIZE : s->pump->map + (first + i) * FY_PAGE_SIZE,
+                         e) < 0)
                 return -1;
         if (s->batch_pages == FY_BATCH_PAGES && send_batch(s, e) < 0)
             return -1;
@@ -375,6 +380,10 @@ struct fy_pump *fy_pump_new(const struct fy_pump_config *config, struct fy_err *
     p->cfg = *config;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->go, NULL);
+    if (config->map) {
+        void *map = fy_map_large(config->mem_fd, config->pages * FY_PAGE_SIZE, PROT_READ);
+        p->map = map == MAP_FAILED ? NULL : map; /* pread does as well */
+    }
     for (unsigned i = 0; i < config->count; i++)
         if (start_sender(p, i, e) < 0) {
             fy_pump_free(p);
@@ -399,6 +408,8 @@ void fy_pump_free(struct fy_pump *p)
         free(s->packed);
         fy_packer_free(s->packer);
     }
+    if (p->map)
+        munmap((void *)(uintptr_t)p->map, p->cfg.pages * FY_PAGE_SIZE);
     free(p->senders);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->go);

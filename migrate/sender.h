@@ -16,6 +16,7 @@
 
 struct fy_pump_config {
     int mem_fd;             /* guest memory, readable */
+    bool map;               /* read through a mapping: memory is there whole, in 2 MiB pages */
     uint64_t pages;         /* of the memfd */
     const uint64_t *bitmap; /* shared with ferry-hv: what was taken */
     struct fy_ctl *ctl;

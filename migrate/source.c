@@ -80,7 +80,8 @@ static int plan(struct fy_source *s, struct fy_err *e)
     uint64_t pages;
     uint64_t a;
     uint64_t b;
-    fy_policy_init(&s->policy, s->opts->max_downtime_ns, 0, s->machine->vcpus, s->round_trip_ns);
+    fy_policy_init(&s->policy, s->opts->max_downtime_ns, 0, s->machine->vcpus, s->round_trip_ns,
+                   s->start->switch_ns);
     if (fy_ctl_tracker_open(s->ctl, "plan", false, &s->tracker, &pages, &s->bitmap_fd, e) < 0 ||
         fy_ctl_tracker_count(s->ctl, s->tracker, true, &a, e) < 0)
         return -1;

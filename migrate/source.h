@@ -50,6 +50,7 @@ struct fy_source {
     Ferry__Machine *machine;
     bool was_paused; /* by an operator, before the move */
     int mem_fd;
+    bool large_pages; /* all of its memory is there, in 2 MiB pages: cheap to map */
     uint64_t pages;
     uint32_t tracker;
     int bitmap_fd;

@@ -146,7 +146,7 @@ static int read_guest(struct fy_source *s, struct fy_err *e)
     uint64_t bytes;
     if (!s->machine)
         return fy_fail(e, FY_ECORRUPT, "ferry-hv gave no description");
-    if (fy_ctl_memory(s->ctl, false, &s->mem_fd, &bytes, e) < 0)
+    if (fy_ctl_memory(s->ctl, false, &s->mem_fd, &bytes, &s->large_pages, e) < 0)
         return -1;
     s->pages = bytes / 4096;
     s->report.ram_bytes = s->machine->memory_bytes;
@@ -211,6 +211,7 @@ int fy_source_open(struct fy_source *s, struct fy_err *e)
     if (open_tracker(s, e) < 0)
         return -1;
     struct fy_pump_config cfg = {.mem_fd = s->mem_fd,
+                                 .map = s->large_pages,
                                  .pages = s->pages,
                                  .bitmap = s->bitmap,
                                  .ctl = s->ctl,
@@ -230,7 +231,7 @@ int fy_source_open(struct fy_source *s, struct fy_err *e)
         fy_pump_stop(pump);
     pthread_mutex_unlock(&s->gate_lock);
     fy_policy_init(&s->policy, s->opts->max_downtime_ns, s->opts->deadline_ns, s->machine->vcpus,
-                   s->round_trip_ns);
+                   s->round_trip_ns, s->start->switch_ns);
     if (fy_fault_hit(FY_FAULT_SRC_CONNECTED))
         return fy_fail(e, FY_EFAIL, "fault point %d", FY_FAULT_SRC_CONNECTED);
     return 0;

@@ -212,5 +212,7 @@ int fy_source_switch(struct fy_source *s, struct fy_err *e)
     if (commit(s, paused_at, e) < 0)
         return -1;
     s->report.dirty_rate = (uint64_t)(s->policy.dirty_rate * 1e9);
+    uint64_t pages_ns = (uint64_t)((double)s->report.last_round_bytes / s->policy.throughput);
+    s->report.switch_ns = s->report.downtime_ns > pages_ns ? s->report.downtime_ns - pages_ns : 0;
     return tell_daemon(s, e);
 }

@@ -19,12 +19,13 @@ static void count_record(struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADE
     flow->records++;
 }
 
-static uint32_t record_crc(const uint8_t raw[FY_RECORD_HEADER], const uint8_t *body, uint32_t length)
+/* Of the header with its CRC field taken as zero; the body's goes on from it. */
+static uint32_t header_crc(const uint8_t raw[FY_RECORD_HEADER])
 {
     uint8_t h[FY_RECORD_HEADER];
     memcpy(h, raw, sizeof h);
     fy_put32(h + 8, 0);
-    return fy_crc32c(fy_crc32c(0, h, sizeof h), body, length);
+    return fy_crc32c(0, h, sizeof h);
 }
 
 void fy_record_seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t *body, uint32_t length)
@@ -36,7 +37,7 @@ void fy_record_seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t
     fy_put32(raw + 4, length);
     fy_put32(raw + 12, flow->generation);
     fy_put64(raw + 16, flow->records);
-    fy_put32(raw + 8, record_crc(raw, body, length));
+    fy_put32(raw + 8, fy_crc32c(header_crc(raw), body, length));
     count_record(flow, raw);
 }
 
@@ -64,13 +65,36 @@ int fy_record_parse(const struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEAD
     return 0;
 }
 
-int fy_record_check(struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADER], const uint8_t *body,
-                    const struct fy_record_header *h, struct fy_err *e)
+int fy_record_end(struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADER], const struct fy_record_header *h,
+                  uint32_t crc, struct fy_err *e)
 {
-    if (record_crc(raw, body, h->length) != h->crc)
+    if (crc != h->crc)
         return fy_fail(e, FY_ECORRUPT, "record %" PRIu64 " (type %u, %u bytes) does not match its checksum",
                        h->sequence, h->type, h->length);
     count_record(flow, raw);
+    return 0;
+}
+
+int fy_record_check(struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADER], const uint8_t *body,
+                    const struct fy_record_header *h, struct fy_err *e)
+{
+    return fy_record_end(flow, raw, h, fy_crc32c(header_crc(raw), body, h->length), e);
+}
+
+int fy_record_begin(struct fy_chan *c, const struct fy_flow *flow, uint8_t raw[FY_RECORD_HEADER],
+                    struct fy_record_header *h, uint32_t *crc, struct fy_err *e)
+{
+    if (fy_chan_read(c, raw, FY_RECORD_HEADER, e) < 0 || fy_record_parse(flow, raw, h, e) < 0)
+        return -1;
+    *crc = header_crc(raw);
+    return 0;
+}
+
+int fy_record_piece(struct fy_chan *c, void *to, uint32_t len, uint32_t *crc, struct fy_err *e)
+{
+    if (fy_chan_read(c, to, len, e) < 0)
+        return -1;
+    *crc = fy_crc32c(*crc, to, len);
     return 0;
 }
 
@@ -86,8 +110,9 @@ int fy_record_read(struct fy_chan *c, struct fy_flow *flow, uint8_t *buf, struct
 {
     for (;;) {
         uint8_t raw[FY_RECORD_HEADER];
-        if (fy_chan_read(c, raw, sizeof raw, e) < 0 || fy_record_parse(flow, raw, h, e) < 0 ||
-            fy_chan_read(c, buf, h->length, e) < 0 || fy_record_check(flow, raw, buf, h, e) < 0)
+        uint32_t crc;
+        if (fy_record_begin(c, flow, raw, h, &crc, e) < 0 ||
+            fy_record_piece(c, buf, h->length, &crc, e) < 0 || fy_record_end(flow, raw, h, crc, e) < 0)
             return -1;
         if (fy_record_known(h->type))
             return 0;

@@ -45,6 +45,14 @@ bool fy_record_known(uint16_t type);
 int fy_record_read(struct fy_chan *c, struct fy_flow *flow, uint8_t *buf, struct fy_record_header *h,
                    struct fy_err *e);
 
+/* The same in steps, for a body that is read to where it belongs: header (read and parsed), any number of
+ * pieces of the body (*crc runs along), end (checks, counts). An unknown type is the caller's matter. */
+int fy_record_begin(struct fy_chan *c, const struct fy_flow *flow, uint8_t raw[FY_RECORD_HEADER],
+                    struct fy_record_header *h, uint32_t *crc, struct fy_err *e);
+int fy_record_piece(struct fy_chan *c, void *to, uint32_t len, uint32_t *crc, struct fy_err *e);
+int fy_record_end(struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADER], const struct fy_record_header *h,
+                  uint32_t crc, struct fy_err *e);
+
 /* Write a protobuf message as one record and flush. */
 int fy_record_send_proto(struct fy_chan *c, struct fy_flow *flow, uint16_t type, const ProtobufCMessage *m,
                          struct fy_err *e);

@@ -96,12 +96,13 @@ static int create(struct fy_target *t, Ferry__Machine *machine, struct fy_err *e
     if (!t->ctl)
         return -1;
     uint64_t bytes;
-    rc = fy_ctl_memory(t->ctl, true, &t->mem_fd, &bytes, e);
+    bool large;
+    rc = fy_ctl_memory(t->ctl, true, &t->mem_fd, &bytes, &large, e);
     if (rc < 0)
         return -1;
     struct fy_sink_config cfg = {.mem_fd = t->mem_fd,
                                  .pages = bytes / FY_PAGE_SIZE,
-                                 .map = machine->hugepages,
+                                 .map = machine->hugepages || large,
                                  .count = t->channels,
                                  .tls = t->plaintext ? NULL : t->tls,
                                  .wake_fd = t->wake_fd};

@@ -91,6 +91,14 @@ static void wait_ms(unsigned ms)
         continue;
 }
 
+bool fy_fault_armed(enum fy_fault point)
+{
+    for (int i = 0; i < armed_count; i++)
+        if (armed[i].point == (int)point)
+            return true;
+    return false;
+}
+
 bool fy_fault_hit(enum fy_fault point)
 {
     if (__builtin_expect(armed_count == 0, 1))

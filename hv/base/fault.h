@@ -66,4 +66,7 @@ void fy_fault_init(void);
 /* Arrive at a point. True when the caller must take its failure path. Any thread. */
 bool fy_fault_hit(enum fy_fault point);
 
+/* Whether FERRY_FAULT names the point. Any thread. */
+bool fy_fault_armed(enum fy_fault point);
+
 #endif

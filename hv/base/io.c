@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -163,4 +164,26 @@ void fy_random(void *buf, size_t len)
         p += n;
         len -= (size_t)n;
     }
+}
+
+#define LARGE_PAGE (2ull << 20)
+
+void *fy_map_large(int fd, uint64_t bytes, int prot)
+{
+    char *room =
+        mmap(NULL, bytes + LARGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return MAP_FAILED;
+    char *at = room + (LARGE_PAGE - (uintptr_t)room % LARGE_PAGE) % LARGE_PAGE;
+    void *p = mmap(at, bytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    if (p == MAP_FAILED) {
+        int err = errno;
+        munmap(room, bytes + LARGE_PAGE);
+        errno = err;
+        return MAP_FAILED;
+    }
+    if (at > room)
+        munmap(room, (size_t)(at - room));
+    munmap(at + bytes, (size_t)(room + LARGE_PAGE - at));
+    return p;
 }

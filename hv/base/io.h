@@ -4,6 +4,7 @@
 #define FERRY_BASE_IO_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "hv/base/err.h"
@@ -35,5 +36,9 @@ int fy_set_cloexec(int fd, bool on);
 
 /* Fill buf with len bytes from the kernel's random pool. Never fails on Linux >= 3.17. */
 void fy_random(void *buf, size_t len);
+
+/* Map `bytes` (a multiple of the page size) of a file, shared, at a multiple of 2 MiB, so that the kernel can
+ * map its large pages whole. MAP_FAILED with errno. Unmap with munmap. Any thread. */
+void *fy_map_large(int fd, uint64_t bytes, int prot);
 
 #endif

@@ -154,7 +154,7 @@ int fy_ctl_describe(struct fy_ctl *c, Ferry__ControlOut **resp, struct fy_err *e
     return call(c, &req, NULL, 0, FERRY__RESPONSE__OP_DESCRIBE, NULL, resp, e);
 }
 
-int fy_ctl_memory(struct fy_ctl *c, bool writable, int *fd, uint64_t *bytes, struct fy_err *e)
+int fy_ctl_memory(struct fy_ctl *c, bool writable, int *fd, uint64_t *bytes, bool *large, struct fy_err *e)
 {
     REQUEST(req, memory, MEMORY, Ferry__MemoryRequest, FERRY__MEMORY_REQUEST__INIT);
     body.writable = writable;
@@ -162,6 +162,7 @@ int fy_ctl_memory(struct fy_ctl *c, bool writable, int *fd, uint64_t *bytes, str
     if (call(c, &req, NULL, 0, FERRY__RESPONSE__OP_MEMORY, fd, &out, e) < 0)
         return -1;
     *bytes = out->response->memory->memfd_bytes;
+    *large = out->response->memory->large_pages;
     ferry__control_out__free_unpacked(out, NULL);
     return 0;
 }

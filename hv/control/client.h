@@ -26,7 +26,7 @@ int fy_ctl_call(struct fy_ctl *c, Ferry__Request *req, const int *fds, int nfds,
 /* The calls that workers make; each is one request of proto/control.proto. */
 int fy_ctl_status(struct fy_ctl *c, Ferry__ControlOut **resp, struct fy_err *e);   /* ->response->status */
 int fy_ctl_describe(struct fy_ctl *c, Ferry__ControlOut **resp, struct fy_err *e); /* ->response->describe */
-int fy_ctl_memory(struct fy_ctl *c, bool writable, int *fd, uint64_t *bytes, struct fy_err *e);
+int fy_ctl_memory(struct fy_ctl *c, bool writable, int *fd, uint64_t *bytes, bool *large, struct fy_err *e);
 int fy_ctl_pause(struct fy_ctl *c, uint64_t *pause_ns, struct fy_err *e);
 /* An operator's pause: stands when the connection ends. */
 int fy_ctl_pause_keep(struct fy_ctl *c, struct fy_err *e);

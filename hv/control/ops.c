@@ -75,6 +75,7 @@ static int op_memory(struct fy_server *s, bool writable, struct fy_answer *a, st
     r->slots = a->slot_list;
     r->n_slots = g->slot_count;
     r->memfd_bytes = g->bytes;
+    r->large_pages = g->large;
     a->fd = writable ? g->fd : g->ro_fd;
     a->resp.op_case = FERRY__RESPONSE__OP_MEMORY;
     a->resp.memory = r;

@@ -13,6 +13,8 @@
 #include "hv/host/guests.h"
 #include "hv/host/jobs.h"
 
+#define KNOWN_SWITCHES 5
+
 #define MEMORY_MARGIN (64ull << 20)
 
 uint64_t fyd_memory_available(bool hugepages)
@@ -129,6 +131,26 @@ static struct fyd_host *check_migrate(struct fyd *d, const Ferry__ApiMigrate *m,
     return NULL;
 }
 
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* What a switch to this peer costs beside its pages: the median of the last few; 0 where none is known. */
+static uint64_t known_switch(const struct fyd *d, const char *peer)
+{
+    uint64_t seen[KNOWN_SWITCHES];
+    unsigned n = 0;
+    for (const struct fyd_job *j = d->jobs; j && n < KNOWN_SWITCHES; j = j->next)
+        if (j->kind == FERRY__JOB_KIND__JOB_SEND && j->finished && j->report && j->report->switch_ns &&
+            !strcmp(j->state, "completed") && !strcmp(j->peer, peer))
+            seen[n++] = j->report->switch_ns;
+    qsort(seen, n, sizeof *seen, by_value);
+    return n ? seen[n / 2] : 0;
+}
+
 struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy_err *e)
 {
     struct fyd_guest *g = NULL;
@@ -154,6 +176,7 @@ struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy
     start.peers = peers;
     start.address = host->row.address;
     start.options = m->options ? m->options : &none;
+    start.switch_ns = known_switch(d, host->row.name);
     int ctl = fyd_guest_connect(g, e);
     if (ctl < 0 || fyd_job_spawn(j, &start, &ctl, 1, e) < 0) {
         fy_close(&ctl);

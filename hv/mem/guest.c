@@ -18,7 +18,12 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 #define SLOT_UNIT (2ull << 20)
+#define HUGE_PAGE (2ull << 20)
 #define BYTES_MAX (1ull << 40)
 #define PREALLOC_CHUNK (64ull << 20)
 #define PREALLOC_THREADS 64
@@ -64,7 +69,7 @@ struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, 
         fy_fail(e, FY_ERESOURCE, "no memory for guest memory's description");
         goto fail;
     }
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    void *p = fy_map_large(fd, bytes, PROT_READ | PROT_WRITE);
     if (p == MAP_FAILED) {
         fy_fail_errno(e, FY_ERESOURCE, errno, "cannot map %llu bytes of guest memory",
                       (unsigned long long)bytes);
@@ -100,9 +105,38 @@ void fy_gmem_free(struct fy_gmem *m)
 
 struct prealloc {
     struct fy_gmem *m;
-    uint64_t next; /* atomic: first byte that no thread has claimed */
-    int err;       /* atomic: errno of the first failure */
+    uint64_t next;  /* atomic: first byte that no thread has claimed */
+    int err;        /* atomic: errno of the first failure */
+    bool small;     /* atomic: the kernel gives no large pages here */
+    uint64_t large; /* atomic: bytes that it gave */
 };
+
+/* Touch one large page's worth. Asked for by MADV_COLLAPSE, which unlike a fault needs no system-wide setting
+ * and gives 2 MiB pages to a memfd: the guest's TLB misses and the workers' page lookups become rare. */
+static bool touch_large(struct prealloc *p, uint8_t *at)
+{
+    __atomic_fetch_or(at, 0, __ATOMIC_RELAXED); /* it needs one page to be there */
+    if (madvise(at, HUGE_PAGE, MADV_COLLAPSE) == 0)
+        return true;
+    if (errno == EINVAL)
+        __atomic_store_n(&p->small, true, __ATOMIC_RELAXED);
+    return false;
+}
+
+static int touch(struct prealloc *p, uint8_t *at, uint64_t len)
+{
+    int r;
+    if (!p->m->hugepages)
+        while (len && !__atomic_load_n(&p->small, __ATOMIC_RELAXED) && touch_large(p, at)) {
+            __atomic_fetch_add(&p->large, HUGE_PAGE, __ATOMIC_RELAXED);
+            at += HUGE_PAGE;
+            len -= HUGE_PAGE;
+        }
+    do
+        r = len ? madvise(at, len, MADV_POPULATE_WRITE) : 0;
+    while (r < 0 && (errno == EINTR || errno == EAGAIN));
+    return r < 0 ? errno : 0;
+}
 
 static void *prealloc_main(void *arg)
 {
@@ -112,12 +146,9 @@ static void *prealloc_main(void *arg)
         if (at >= p->m->bytes)
             break;
         uint64_t len = FY_MIN(PREALLOC_CHUNK, p->m->bytes - at);
-        int r;
-        do
-            r = madvise(p->m->host + at, len, MADV_POPULATE_WRITE);
-        while (r < 0 && (errno == EINTR || errno == EAGAIN));
-        if (r < 0)
-            __atomic_store_n(&p->err, errno, __ATOMIC_RELAXED);
+        int err = touch(p, p->m->host + at, len);
+        if (err)
+            __atomic_store_n(&p->err, err, __ATOMIC_RELAXED);
     }
     return NULL;
 }
@@ -135,6 +166,7 @@ int fy_gmem_prealloc(struct fy_gmem *m, unsigned threads, uint64_t *took_ns, str
     for (unsigned i = 0; i < n; i++)
         pthread_join(id[i], NULL);
     *took_ns = fy_now_ns() - start;
+    m->large = !p.err && (m->hugepages || p.large == m->bytes);
     if (p.err)
         return fy_fail_errno(e, FY_ERESOURCE, p.err, "cannot touch all %llu bytes of guest memory",
                              (unsigned long long)m->bytes);
@@ -160,8 +192,12 @@ uint8_t *fy_gmem_at(const struct fy_gmem *m, uint64_t gpa, uint64_t len)
 void fy_gmem_mark(struct fy_gmem *m, uint64_t gpa, uint64_t len)
 {
     const struct fy_slot *s = slot_of(m, gpa, len);
-    if (s && len && m->written)
+    if (!s || !len)
+        return;
+    if (m->written)
         m->written(m->written_arg, s->offset + (gpa - s->gpa), len);
+    if (m->code_written)
+        m->code_written(m->code_written_arg, s->offset + (gpa - s->gpa), len);
 }
 
 int fy_gmem_write(struct fy_gmem *m, uint64_t gpa, const void *buf, uint64_t len, struct fy_err *e)

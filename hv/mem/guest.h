@@ -26,9 +26,13 @@ struct fy_gmem {
     struct fy_slot slots[FY_SLOTS_MAX];
     unsigned slot_count;
     bool hugepages;
+    bool large; /* all of it is there, in 2 MiB pages (after fy_gmem_prealloc) */
     /* Called after host code wrote [offset, offset + len) of the memfd; set by log-dirty. Any thread. */
     void (*written)(void *arg, uint64_t offset, uint64_t len);
     void *written_arg;
+    /* Likewise, set by a software engine: it throws away what it has decoded there. */
+    void (*code_written)(void *arg, uint64_t offset, uint64_t len);
+    void *code_written_arg;
 };
 
 /* Fill slots for `bytes` of RAM (a multiple of 2 MiB): RAM below the hole at gpa 0 up to

@@ -209,7 +209,7 @@ static int write_start_info(struct fy_gmem *m, const struct fy_boot_images *imag
 int fy_load_elf(struct fy_gmem *m, const struct fy_boot_images *images, struct fy_boot *boot,
                 struct fy_err *e)
 {
-    struct image im;
+    struct image im = {0};
     uint64_t entry = 0;
     uint64_t end;
     uint64_t initrd;

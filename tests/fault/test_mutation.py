@@ -13,7 +13,8 @@ from proxy import Proxy, delay  # noqa: E402
 # name, fault, side that carries it, guest, options of migrate, proxy's harm by channel
 CASES = [
     ("one page dropped", "100:fail:3000", "alpha", "mem=32 mode=seq rate=5 fill=random", (), {}),
-    ("a zero skipped", "101:fail:every", "alpha", "mem=32 mode=flip rate=100 fill=text", (), {}),
+    # The second round waits for more than a pass of the guest, so that pages have turned both ways since the first.
+    ("a zero skipped", "101:fail:every,11:delay=400:2", "alpha", "mem=32 mode=flip rate=100 fill=text", (), {}),
     ("the last batch omitted", "102:fail:1", "alpha", "mem=32 mode=idle fill=random", (), {}),
     ("two rounds swapped", "103:fail:60", "beta", "mem=32 mode=seq rate=max fill=text", ("--max-downtime", "2s"), {}),
     ("channels reordered without a barrier", "104:fail:every", "beta",
@@ -68,7 +69,7 @@ def main():
         start = time.monotonic()
         try:
             # The guest may heal a damaged page by writing it again before it looks: a few chances to see it red.
-            for _ in range(6):
+            for _ in range(12):
                 got = run(build, fault, side, guest, options, harm)
                 if got == "corrupt":
                     break

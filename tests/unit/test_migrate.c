@@ -205,7 +205,7 @@ static void idle_guest_switches_at_once(void **state)
 {
     (void)state;
     struct fy_policy p;
-    fy_policy_init(&p, 50 * MS, 0, 1, 200000);
+    fy_policy_init(&p, 50 * MS, 0, 1, 200000, 0);
     assert_in_range(simulate(&p, 0.0, 1.0, 2048 * MIB, 1 * MS), 1, 1);
     assert_int_equal(p.rounds, 1);
 }
@@ -214,7 +214,7 @@ static void busy_guest_switches_near_its_floor(void **state)
 {
     (void)state;
     struct fy_policy p;
-    fy_policy_init(&p, 50 * MS, 0, 1, 200000);
+    fy_policy_init(&p, 50 * MS, 0, 1, 200000, 0);
     /* 400 MiB/s against 1 GB/s with 3 ms a round: the floor is about 2.2 MiB, 40 MiB would fit the budget. */
     uint64_t left = simulate(&p, 0.42, 1.0, 1024 * MIB, 3 * MS);
     assert_in_range(left, 1, 4 * MIB);
@@ -224,10 +224,10 @@ static void hopeless_guest_misses_its_deadline(void **state)
 {
     (void)state;
     struct fy_policy p;
-    fy_policy_init(&p, 50 * MS, 20000 * MS, 1, 200000);
+    fy_policy_init(&p, 50 * MS, 20000 * MS, 1, 200000, 0);
     assert_int_equal(simulate(&p, 2.0, 1.0, 1024 * MIB, 3 * MS), 0);
     assert_int_equal(fy_policy_remaining_ns(&p, 1024 * MIB), 0);
-    fy_policy_init(&p, 50 * MS, 0, 1, 200000);
+    fy_policy_init(&p, 50 * MS, 0, 1, 200000, 0);
     assert_int_equal(simulate(&p, 2.0, 1.0, 1024 * MIB, 3 * MS), UINT64_MAX); /* without one it goes on */
 }
 
@@ -235,7 +235,7 @@ static void slow_greeting_is_forgotten(void **state)
 {
     (void)state;
     struct fy_policy p;
-    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS); /* three of these alone are over the budget */
+    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS, 0); /* three of these alone are over the budget */
     assert_in_range(simulate(&p, 0.01, 1.0, 2048 * MIB, 1 * MS), 1, MIB);
     assert_in_range(p.rounds, 2, 8);
 }
@@ -246,7 +246,7 @@ static void impossible_budget_is_told(void **state)
     struct fy_policy p;
     struct fy_round r = {.bytes = 100, .ns = 30 * MS, .left_bytes = 0};
     enum fy_decision d = FY_DECIDE_ROUND;
-    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS);
+    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS, 0);
     for (int i = 0; i < 200 && d == FY_DECIDE_ROUND; i++)
         d = fy_policy_round(&p, &r);
     assert_int_equal(d, FY_DECIDE_NEVER);
@@ -256,7 +256,7 @@ static void progress_never_falls(void **state)
 {
     (void)state;
     struct fy_policy p;
-    fy_policy_init(&p, 50 * MS, 0, 1, 0);
+    fy_policy_init(&p, 50 * MS, 0, 1, 0, 0);
     double last = 0;
     for (int round = 0; round < 40; round++) {
         for (uint64_t done = 0; done <= 100; done += 10) {
