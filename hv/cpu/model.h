@@ -26,6 +26,7 @@ struct fy_cpu_support {
     size_t cpuid_count;
     uint32_t msrs[512]; /* that it can save and load */
     size_t msr_count;
+    bool msrs_any; /* keeps the value of any MSR that travels */
     uint32_t tsc_khz;
     bool tsc_scales;  /* a guest's TSC frequency may differ from the host's */
     bool tsc_offsets; /* a guest's TSC may differ from the host's */

@@ -104,7 +104,7 @@ static void check_xsave(const Ferry__CpuPolicy *p, const struct fy_cpu_support *
 
 static void check_msrs(const Ferry__CpuPolicy *p, const struct fy_cpu_support *s, struct fy_err *why)
 {
-    for (size_t i = 0; i < p->n_msrs; i++) {
+    for (size_t i = 0; !s->msrs_any && i < p->n_msrs; i++) {
         bool found = false;
         for (size_t k = 0; k < s->msr_count && !found; k++)
             found = s->msrs[k] == p->msrs[i];

@@ -20,7 +20,7 @@ ROOMS = {
     "hv/backend": ["hv/base", "hv/mem", "hv/dev", "proto"],
     "hv/vm": ["hv/base", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/backend", "proto"],
     "hv/control": ["hv/base", "hv/mem", "hv/cpu", "hv/dev", "hv/vm", "proto"],
-    "hv": ["hv/base", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/dev", "hv/vm", "hv/control", "proto"],
+    "hv": ["hv/base", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/vm", "hv/control", "proto"],
     "hv/host": ["hv/base", "proto", "hv/control/client.h"],
     "migrate": ["hv/base", "proto", "hv/control/client.h"],
     "replicate": ["hv/base", "proto", "hv/control/client.h", "migrate"],

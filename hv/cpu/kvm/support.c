@@ -168,6 +168,17 @@ static void put_ring0(struct json *j, int kvm_fd)
     trial_close(&t);
 }
 
+bool fy_kvm_fit(int kvm_fd)
+{
+    struct trial t;
+    double mips = 0;
+    if (trial_open(kvm_fd, &t, NULL) < 0)
+        return false;
+    bool fit = fy_kvm_ring0_mips(kvm_fd, t.vm, t.vcpu, &mips) == 0 && mips >= EMULATED_BELOW_MIPS;
+    trial_close(&t);
+    return fit;
+}
+
 int fy_kvm_probe_json(int kvm_fd, char *buf, size_t room, struct fy_err *e)
 {
     struct fy_cpu_support *s = calloc(1, sizeof *s);

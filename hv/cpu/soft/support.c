@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What the software CPU offers. The vendor, family and TSC frequency are the host's, so that a guest can move
+ * between this engine and KVM on the same machine. */
+#include <cpuid.h>
+#include <string.h>
+#include <x86intrin.h>
+
+#include "hv/base/clock.h"
+#include "hv/cpu/features.h"
+#include "hv/cpu/soft/engine.h"
+#include "hv/cpu/soft/vm.h"
+
+#define CALIBRATE_NS 10000000u
+#define PHYS_BITS 46u
+#define LINEAR_BITS 48u
+
+static struct fy_cpuid *leaf(struct fy_cpu_support *s, uint32_t function, uint32_t index, bool indexed)
+{
+    for (size_t i = 0; i < s->cpuid_count; i++)
+        if (s->cpuid[i].function == function && s->cpuid[i].index == index)
+            return &s->cpuid[i];
+    if (s->cpuid_count == FY_CPUID_MAX)
+        return NULL;
+    struct fy_cpuid *l = &s->cpuid[s->cpuid_count++];
+    *l = (struct fy_cpuid){.function = function, .index = index, .indexed = indexed};
+    return l;
+}
+
+/* What the named models have, as far as every instruction of it is there. */
+static void add_features(struct fy_cpu_support *s)
+{
+    for (size_t i = 0; i < fy_feature_count; i++) {
+        const struct fy_feature_word *w = &fy_feature_words[fy_features[i].word];
+        struct fy_cpuid *l = fy_features[i].level && soft_feature_whole(fy_features[i].name)
+                                 ? leaf(s, w->function, w->index, w->function == 7 || w->function == 0xd)
+                                 : NULL;
+        if (l)
+            l->r[w->reg] |= 1u << fy_features[i].bit;
+    }
+}
+
+static void add_host(struct fy_cpu_support *s)
+{
+    struct fy_cpuid host = {0};
+    if (__get_cpuid(0, &host.r[0], &host.r[1], &host.r[2], &host.r[3]))
+        memcpy(leaf(s, 0, 0, false)->r, host.r, sizeof host.r);
+    if (__get_cpuid(1, &host.r[0], &host.r[1], &host.r[2], &host.r[3]))
+        leaf(s, 1, 0, false)->r[0] = host.r[0];
+    leaf(s, 0x80000001u, 0, false)->r[FY_EDX] |= leaf(s, 1, 0, false)->r[FY_EDX] & 0x0183f3ffu;
+    uint32_t bits = PHYS_BITS;
+    if (__get_cpuid(0x80000008u, &host.r[0], &host.r[1], &host.r[2], &host.r[3]) && (host.r[0] & 0xff) >= 36)
+        bits = host.r[0] & 0xff;
+    leaf(s, 0x80000008u, 0, false)->r[0] = bits | LINEAR_BITS << 8;
+}
+
+/* x87, SSE and AVX, AVX where every processor has it. */
+static void add_xsave(struct fy_cpu_support *s)
+{
+    struct fy_cpuid *l = leaf(s, 0xd, 0, true);
+    struct fy_cpuid *avx = leaf(s, 0xd, 2, true);
+    if (!l || !avx)
+        return;
+    l->r[0] = 7;
+    l->r[1] = l->r[2] = 832;
+    avx->r[0] = 256;
+    avx->r[1] = 576;
+}
+
+static uint32_t host_tsc_khz(void)
+{
+    uint64_t t0 = fy_now_ns();
+    uint64_t c0 = __rdtsc();
+    uint64_t t1;
+    do
+        t1 = fy_now_ns();
+    while (t1 - t0 < CALIBRATE_NS);
+    uint64_t khz = (__rdtsc() - c0) * 1000000u / (t1 - t0);
+    return khz && khz < UINT32_MAX ? (uint32_t)khz : 1000000u;
+}
+
+void fy_soft_support(struct fy_cpu_support *out)
+{
+    memset(out, 0, sizeof *out);
+    add_features(out);
+    add_host(out);
+    add_xsave(out);
+    out->tsc_khz = host_tsc_khz();
+    out->tsc_scales = out->tsc_offsets = out->msrs_any = true;
+}
