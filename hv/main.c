@@ -17,6 +17,7 @@
 #include "hv/base/msg.h"
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
+#include "hv/cpu/soft/engine.h"
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
@@ -122,6 +123,35 @@ static void say_ready(int fd, const struct fy_err *e, uint64_t prealloc_ns)
         fy_warn("nobody hears that this process is ready: %s", send.text);
 }
 
+/* Settle `auto`: KVM where it is there and runs kernels natively, else the software CPU. */
+static int choose_engine(Ferry__Machine *desc, int kvm_fd, struct fy_err *e)
+{
+    if (desc->engine[0] && strcmp(desc->engine, "auto") != 0)
+        return 0;
+    char *engine = strdup(kvm_fd >= 0 && fy_kvm_fit(kvm_fd) ? "kvm" : "soft");
+    if (!engine)
+        return fy_fail(e, FY_ERESOURCE, "no memory");
+    fy_info("engine %s: %s", engine,
+            kvm_fd < 0                   ? "there is no KVM here"
+            : strcmp(engine, "kvm") != 0 ? "this KVM emulates kernels' instructions one by one"
+                                         : "KVM runs kernels natively");
+    if (desc->engine != protobuf_c_empty_string)
+        free(desc->engine);
+    desc->engine = engine;
+    return 0;
+}
+
+/* What the engine of the description offers on this host. */
+static int support(const Ferry__Machine *desc, int kvm_fd, struct fy_cpu_support *s, struct fy_err *e)
+{
+    if (!fy_machine_is_soft(desc))
+        return kvm_fd < 0
+                   ? fy_fail(e, FY_EUNSUPPORTED, "/dev/kvm cannot be opened here (--engine soft needs none)")
+                   : fy_kvm_support(kvm_fd, s, e);
+    fy_soft_support(s);
+    return 0;
+}
+
 /* The description, complete and found possible here. */
 static Ferry__Machine *prepare(const struct options *o, struct fy_err *e)
 {
@@ -133,7 +163,8 @@ static Ferry__Machine *prepare(const struct options *o, struct fy_err *e)
         fy_fail(e, FY_ECORRUPT, "an incoming guest's description must be whole: CPU policy and devices");
         return NULL;
     }
-    if (!s || !desc || fy_kvm_support(o->fd[KVM], s, e) < 0 || fy_machine_complete(desc, s, e) < 0) {
+    if (!s || !desc || choose_engine(desc, o->fd[KVM], e) < 0 || support(desc, o->fd[KVM], s, e) < 0 ||
+        fy_machine_complete(desc, s, e) < 0) {
         if (!s)
             fy_fail(e, FY_ERESOURCE, "no memory");
         if (desc)
@@ -151,7 +182,7 @@ static int run_check(const struct options *o)
     Ferry__Machine *desc = prepare(o, &e);
     if (desc) {
         struct fy_engine_config c = {.vcpus = 1, .policy = desc->cpu, .dirty_ring = desc->dirty_ring};
-        struct fy_engine *en = fy_kvm_engine_new(o->fd[KVM], &c, &e);
+        struct fy_engine *en = fy_machine_is_soft(desc) ? NULL : fy_kvm_engine_new(o->fd[KVM], &c, &e);
         if (en)
             en->ops->free(en);
         ferry__machine__free_unpacked(desc, NULL);
@@ -260,7 +291,7 @@ int main(int argc, char **argv)
     fy_log_init("ferry-hv", FY_LOG_INFO);
     fy_fault_init();
     signal(SIGPIPE, SIG_IGN);
-    if (parse_options(argc, argv, &o) < 0 || o.fd[KVM] < 0) {
+    if (parse_options(argc, argv, &o) < 0 || (o.probe && o.fd[KVM] < 0)) {
         fputs(usage, stderr);
         return FY_EUSAGE;
     }

@@ -73,8 +73,9 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
-    if (*op->engine && strcmp(op->engine, "auto") != 0 && strcmp(op->engine, "kvm") != 0)
-        return fy_fail(e, FY_EUNSUPPORTED, "engine %s is not in this build (auto or kvm)", op->engine);
+    if (*op->engine && strcmp(op->engine, "auto") != 0 && strcmp(op->engine, "kvm") != 0 &&
+        strcmp(op->engine, "soft") != 0)
+        return fy_fail(e, FY_EUSAGE, "no engine %s (auto, kvm or soft)", op->engine);
     if (disk < FYD_DISK_MARGIN)
         return fy_fail(e, FY_ERESOURCE, "only %llu KiB of disk space are free under %s (free some)",
                        (unsigned long long)(disk >> 10), d->root);
@@ -151,7 +152,7 @@ static void fill_machine(struct start *s)
     m->prealloc = op->prealloc;
     m->debug_exit = op->debug_exit;
     m->dirty_ring = op->dirty_ring;
-    m->engine = (char *)(uintptr_t) "kvm";
+    m->engine = *op->engine ? op->engine : (char *)(uintptr_t) "auto";
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
 }

@@ -266,6 +266,8 @@ static int open_all(struct fyd *d, const struct fyd_options *o, struct fy_err *e
     /* Grows over restarts, so that a watcher's last revision stays below what it has not seen. */
     d->revision = fy_realtime_ns() / 1000;
     fyd_copy(d->listen, sizeof d->listen, o->listen ? o->listen : FYD_DEFAULT_LISTEN);
+    if (o->engine && strcmp(o->engine, "auto") != 0)
+        fyd_copy(d->engine, sizeof d->engine, o->engine);
     if (find_libexec(d, o->libexec, e) < 0 || open_root(d, o->root ? o->root : FYD_DEFAULT_ROOT, e) < 0 ||
         load(d, e) < 0)
         return -1;

@@ -160,6 +160,7 @@ struct fyd {
     struct fy_loop *loop;
     char root[PATH_MAX];
     char libexec[PATH_MAX];
+    char engine[8]; /* for incoming guests; "": as their descriptions say */
     char listen[FYD_ADDRESS_MAX];
     int rootfd;
     int lockfd;
@@ -193,6 +194,7 @@ struct fyd_options {
     const char *root;
     const char *listen;
     const char *libexec; /* NULL: next to ferryd */
+    const char *engine;  /* for incoming guests; NULL or "auto": as the description says */
 };
 /* Open the root, read the inventory, find guests again, listen. NULL with the cause. */
 struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct fy_err *e);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "hv/base/checked.h"
 #include "hv/base/clock.h"
@@ -219,8 +220,17 @@ static void checked(void *arg, const char *reasons)
     create_free(c);
 }
 
-/* A guest may come back before the process that it left here has given its memory back: that is awaited, not
- * refused. */
+/* A process of this guest's that is about to end: it moved away, or its coming here was given up. */
+static bool ending(const struct create *c, const struct fyd_guest *g)
+{
+    if (!g || !fyd_guest_active(g))
+        return false;
+    return g->state == FYD_G_MOVED ||
+           (g->state == FYD_G_INCOMING && memcmp(g->handover, c->job_id, FYD_ID_LEN) != 0);
+}
+
+/* A guest may come before the process that it left here, or that an earlier try began, has given its memory
+ * back: that is awaited, not refused. */
 static void create_begin(void *arg)
 {
     struct create *c = arg;
@@ -229,7 +239,7 @@ static void create_begin(void *arg)
         create_free(c);
         return;
     }
-    if (g && g->state == FYD_G_MOVED && fyd_guest_active(g) && c->waits++ < ENDING_WAITS) {
+    if (ending(c, g) && c->waits++ < ENDING_WAITS) {
         if (!c->timer)
             c->timer = fy_timer_new(c->d->loop, create_begin, c, NULL);
         if (c->timer) {
@@ -239,7 +249,28 @@ static void create_begin(void *arg)
     }
     check_names(c);
     check_room(c);
-    fyd_check_machine(c->d, c->machine, checked, c);
+    /* The hypervisor looks at its machine before it makes anything, and says all that it lacks: a process of
+     * its own for that is needed only where none will be started, or where its reasons must join others. */
+    if (c->plan_only || c->code)
+        fyd_check_machine(c->d, c->machine, checked, c);
+    else
+        checked(c, "");
+}
+
+/* A guest does not see what runs it: this host's operator may choose, and where there is no KVM there is no
+ * choice. */
+static int pick_engine(struct create *c)
+{
+    const char *want = c->d->engine;
+    if (!*want && !strcmp(c->machine->engine, "kvm") && access("/dev/kvm", R_OK | W_OK) < 0)
+        want = "soft";
+    char *engine = strdup(*want ? want : c->machine->engine);
+    if (!engine)
+        return -1;
+    if (c->machine->engine != protobuf_c_empty_string)
+        free(c->machine->engine);
+    c->machine->engine = engine;
+    return 0;
 }
 
 static void create(struct fyd_job *j, const Ferry__CreateIncoming *op)
@@ -260,6 +291,11 @@ static void create(struct fyd_job *j, const Ferry__CreateIncoming *op)
         return;
     }
     c->d = j->d;
+    if (pick_engine(c) < 0) {
+        create_free(c);
+        refuse(j, FY_ERESOURCE, "no memory for an incoming guest");
+        return;
+    }
     memcpy(c->job_id, j->id, FYD_ID_LEN);
     c->call_id = j->call_id;
     c->plan_only = op->plan_only;

@@ -114,9 +114,12 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
     fyd_guest_path(g, "control.sock", path);
     if (kit_add(k, "--control-fd", fy_msg_listen(path, 0600, e), true) < 0)
         return -1;
-    if (kit_add(k, "--kvm-fd", open("/dev/kvm", O_RDWR | O_CLOEXEC), true) < 0)
+    int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (kvm < 0 && !strcmp(l->machine->engine, "kvm"))
         return fy_fail_errno(e, FY_EUNSUPPORTED, errno,
                              "cannot open /dev/kvm (is the kvm module loaded, and may this user open it?)");
+    if (kvm >= 0)
+        kit_add(k, "--kvm-fd", kvm, true);
     if (make_memory(l->machine, k, e) < 0)
         return -1;
     kit_add(k, "--runlog-fd", g->d->runlog, false);

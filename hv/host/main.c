@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "hv/base/fault.h"
@@ -10,11 +11,13 @@
 #include "hv/host/daemon.h"
 
 static const char usage[] =
-    "usage: ferryd [--root DIR] [--listen ADDRESS:PORT] [--libexec DIR] [--foreground]\n"
+    "usage: ferryd [--root DIR] [--listen ADDRESS:PORT] [--libexec DIR] [--engine ENGINE] [--foreground]\n"
     "\n"
     "  --root DIR            where everything is kept (" FYD_DEFAULT_ROOT ")\n"
     "  --listen ADDRESS:PORT where peers connect (" FYD_DEFAULT_LISTEN "; port 0: any)\n"
     "  --libexec DIR         where ferry-hv and ferry-migrate are (next to ferryd)\n"
+    "  --engine ENGINE       runs guests that arrive: kvm, soft, or auto (as on the host that they left, "
+    "where it can be)\n"
     "  --foreground          stay in the foreground\n"
     "  --version, --help\n";
 
@@ -22,16 +25,13 @@ static const char usage[] =
 static int read_options(int argc, char **argv, struct fyd_options *o, bool *foreground)
 {
     static const struct option longs[] = {
-        {"root", required_argument, NULL, 'r'},
-        {"listen", required_argument, NULL, 'l'},
-        {"libexec", required_argument, NULL, 'x'},
-        {"foreground", no_argument, NULL, 'f'},
-        {"version", no_argument, NULL, 'V'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"root", required_argument, NULL, 'r'},    {"listen", required_argument, NULL, 'l'},
+        {"libexec", required_argument, NULL, 'x'}, {"engine", required_argument, NULL, 'e'},
+        {"foreground", no_argument, NULL, 'f'},    {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
     };
     int c;
-    while ((c = getopt_long(argc, argv, "r:l:x:fVh", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "r:l:x:e:fVh", longs, NULL)) != -1) {
         switch (c) {
         case 'r':
             o->root = optarg;
@@ -41,6 +41,13 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
             break;
         case 'x':
             o->libexec = optarg;
+            break;
+        case 'e':
+            if (strcmp(optarg, "kvm") != 0 && strcmp(optarg, "soft") != 0 && strcmp(optarg, "auto") != 0) {
+                fprintf(stderr, "ferryd: no engine %s (kvm, soft or auto)\n", optarg);
+                return FY_EUSAGE;
+            }
+            o->engine = optarg;
             break;
         case 'f':
             *foreground = true;

@@ -10,6 +10,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/cpu/kvm/kvm.h"
+#include "hv/cpu/soft/engine.h"
 #include "hv/vm/internal.h"
 #include "proto/wire.h"
 
@@ -63,8 +64,11 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
                       (unsigned long long)d->memory_bytes);
     if (d->vcpus == 0 || d->vcpus > FY_VCPUS_MAX)
         fy_reason_add(&why, FY_EREFUSED, "%u vCPUs: 1 to %u", d->vcpus, FY_VCPUS_MAX);
-    if (d->engine[0] && strcmp(d->engine, "kvm") != 0 && strcmp(d->engine, "auto") != 0)
-        fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" is not known here (kvm)", d->engine);
+    if (d->engine[0] && strcmp(d->engine, "kvm") != 0 && strcmp(d->engine, "soft") != 0 &&
+        strcmp(d->engine, "auto") != 0)
+        fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" is not known here (kvm or soft)", d->engine);
+    if (fy_machine_is_soft(d) && d->dirty_ring)
+        fy_reason_add(&why, FY_EREFUSED, "a dirty ring is KVM's: the software engine has none");
     check_devices(d, &why);
     if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
         fy_reason_add(&why, cpu.code, "%s", cpu.text);
@@ -73,6 +77,11 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
     if (e)
         *e = why;
     return -1;
+}
+
+bool fy_machine_is_soft(const Ferry__Machine *d)
+{
+    return !strcmp(d->engine, "soft");
 }
 
 int fy_machine_complete(Ferry__Machine *d, const struct fy_cpu_support *s, struct fy_err *e)
@@ -170,7 +179,7 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
         .policy = d->cpu,
         .dirty_ring = d->dirty_ring,
     };
-    m->engine = fy_kvm_engine_new(c->kvm_fd, &ec, e);
+    m->engine = fy_machine_is_soft(d) ? fy_soft_engine_new(&ec, e) : fy_kvm_engine_new(c->kvm_fd, &ec, e);
     if (!m->engine)
         return -1;
     m->vcpus = d->vcpus;

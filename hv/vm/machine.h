@@ -42,6 +42,9 @@ struct fy_machine_config {
  * fy_machine_complete. */
 int fy_machine_check(const Ferry__Machine *desc, const struct fy_cpu_support *s, struct fy_err *e);
 
+/* Whether the description names the software engine. Pure. */
+bool fy_machine_is_soft(const Ferry__Machine *desc);
+
 /* Fill in what a fresh machine leaves open: revision, CPU policy (from cpu.model), engine, devices. desc is
  * heap memory of protobuf-c's default allocator. */
 int fy_machine_complete(Ferry__Machine *desc, const struct fy_cpu_support *s, struct fy_err *e);
