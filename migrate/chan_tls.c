@@ -22,6 +22,8 @@
 
 #define WRITE_BUFFER (64 * 1024) /* small: it shares a core's second-level cache with a batch */
 #define READ_BUFFER (256 * 1024)
+#define READ_HEAD                                                                                            \
+    (8 * 1024) /* in clear: a record's header and runs, and little of pages that are read in place */
 #define HANDSHAKE_TIMEOUT_MS 5000
 #define DEFAULT_TIMEOUT_MS 15000
 #define SHORT_PATH_US 300
@@ -105,9 +107,10 @@ static ssize_t raw_read(struct fy_chan *c, uint8_t *p, size_t len)
 {
     if (c->rpos == c->rlen) {
         bool direct = len >= READ_BUFFER / 8; /* as OpenSSL asks when it reads ahead */
+        size_t ahead = c->ssl ? READ_BUFFER : READ_HEAD;
         ssize_t n;
         do
-            n = recv(c->sock, direct ? p : c->rbuf, direct ? len : READ_BUFFER, 0);
+            n = recv(c->sock, direct ? p : c->rbuf, direct ? len : ahead, 0);
         while (n < 0 && errno == EINTR);
         if (n < 0)
             c->sock_errno = errno;

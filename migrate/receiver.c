@@ -189,35 +189,55 @@ static int swap_rounds(struct channel *c, uint16_t type, size_t len, struct fy_e
     return 0;
 }
 
+static int not_sealed(const struct fy_record_header *h, struct fy_err *e)
+{
+    return fy_fail(e, FY_ECORRUPT,
+                   "record %" PRIu64
+                   " leaves its pages to TLS's checksum, but is packed, in clear or none of "
+                   "pages",
+                   h->sequence);
+}
+
+/* The pages of a raw record whose fixed part is in c->body. */
+static int read_placed(struct channel *c, const struct fy_record_header *h, uint32_t *crc, struct fy_err *e)
+{
+    struct fy_sink *s = c->sink;
+    struct fy_pages p;
+    if (fy_pages_parse(c->body, h->length, s->cfg.pages, &p, e) < 0)
+        return -1;
+    for (unsigned i = 0; i < p.run_count; i++)
+        if (fy_record_piece(c->chan, s->map + p.runs[i].first * FY_PAGE_SIZE, p.runs[i].count * FY_PAGE_SIZE,
+                            crc, e) < 0)
+            return -1;
+    filled(s, &p);
+    return 0;
+}
+
 /* A record's body, whole, into c->body, but for raw pages of a mapped memory: they are read to where they
  * belong (*placed). A batch that then fails its checksum ends the job, and this guest never runs. */
 static int read_body(struct channel *c, const struct fy_record_header *h, uint32_t *crc, bool *placed,
                      struct fy_err *e)
 {
     struct fy_sink *s = c->sink;
-    struct fy_pages p;
-    uint32_t have = 0;
+    bool sealed = h->flags & FY_RECORD_SEALED;
+    uint32_t have = FY_PAGES_HEADER;
     *placed = false;
-    if (s->map && h->type == FY_REC_PAGES && h->length > FY_PAGES_HEADER &&
-        !fy_fault_armed(FY_FAULT_MUT_SWAP_ROUNDS)) {
-        have = FY_PAGES_HEADER;
-        if (fy_record_piece(c->chan, c->body, have, crc, e) < 0)
-            return -1;
-        size_t prefix = fy_pages_prefix(fy_get16(c->body + 2));
-        if (fy_get16(c->body) == FY_CODEC_NONE && prefix <= h->length) {
-            if (fy_record_piece(c->chan, c->body + have, (uint32_t)prefix - have, crc, e) < 0 ||
-                fy_pages_parse(c->body, h->length, s->cfg.pages, &p, e) < 0)
-                return -1;
-            for (unsigned i = 0; i < p.run_count; i++)
-                if (fy_record_piece(c->chan, s->map + p.runs[i].first * FY_PAGE_SIZE,
-                                    p.runs[i].count * FY_PAGE_SIZE, crc, e) < 0)
-                    return -1;
-            filled(s, &p);
-            *placed = true;
-            return 0;
-        }
-    }
-    return fy_record_piece(c->chan, c->body + have, h->length - have, crc, e);
+    if (h->type != FY_REC_PAGES || h->length <= have)
+        return sealed ? not_sealed(h, e) : fy_record_piece(c->chan, c->body, h->length, crc, e);
+    if (fy_record_piece(c->chan, c->body, have, crc, e) < 0)
+        return -1;
+    uint32_t prefix = (uint32_t)fy_pages_prefix(fy_get16(c->body + 2));
+    bool raw = fy_get16(c->body) == FY_CODEC_NONE && prefix <= h->length;
+    if (sealed && (!raw || !fy_chan_is_tls(c->chan)))
+        return not_sealed(h, e);
+    *placed = raw && s->map && !fy_fault_armed(FY_FAULT_MUT_SWAP_ROUNDS);
+    if (!sealed && !*placed)
+        return fy_record_piece(c->chan, c->body + have, h->length - have, crc, e);
+    if (fy_record_piece(c->chan, c->body + have, prefix - have, crc, e) < 0)
+        return -1;
+    if (!*placed)
+        return fy_record_piece(c->chan, c->body + prefix, h->length - prefix, NULL, e);
+    return read_placed(c, h, sealed ? NULL : crc, e);
 }
 
 static int apply_record(struct channel *c, const struct fy_record_header *h, struct fy_err *e)

@@ -44,6 +44,8 @@ struct sender {
     struct fy_run runs[FY_BATCH_PAGES];
     unsigned run_count;
     unsigned batch_pages;
+    enum fy_codec codec; /* what it is going to be tried with */
+    bool direct;         /* its pages lie in the mapping, not at raw */
     /* zero runs being gathered */
     uint8_t zero_record[FY_RECORD_HEADER + ZERO_RUNS * FY_PAGES_RUN];
     unsigned zero_runs;
@@ -127,7 +129,7 @@ static uint8_t *pack_batch(struct sender *s, size_t raw_len, enum fy_codec *code
     const struct fy_pump_config *cfg = &s->pump->cfg;
     size_t prefix = fy_pages_prefix(s->run_count);
     uint8_t *pages = s->raw + FRONT;
-    enum fy_codec tried = fy_codec_choose(&cfg->codec, cfg->codecs, &s->stats);
+    enum fy_codec tried = s->codec;
     size_t n = 0;
     /* Less than a sixteenth saved is not worth the target's unpacking. */
     size_t room = raw_len - raw_len / 16;
@@ -149,20 +151,60 @@ static uint8_t *pack_batch(struct sender *s, size_t raw_len, enum fy_codec *code
     return body;
 }
 
+/* The peer may take TLS's word for the pages. */
+static bool may_seal(const struct sender *s)
+{
+    return s->pump->cfg.sealed && fy_chan_is_tls(s->chan);
+}
+
+static void batch_gone(struct sender *s, atomic_ullong *kind)
+{
+    atomic_fetch_add_explicit(kind, s->batch_pages, memory_order_relaxed);
+    s->run_count = 0;
+    s->batch_pages = 0;
+}
+
+/* A raw batch over TLS straight from guest memory: OpenSSL's copy of it is the private one. What the guest
+ * writes meanwhile is dirty again. */
+static int send_direct(struct sender *s, struct fy_err *e)
+{
+    size_t raw_len = (size_t)s->batch_pages * FY_PAGE_SIZE;
+    uint32_t fixed = (uint32_t)fy_pages_prefix(s->run_count);
+    uint8_t *body = s->packed + FY_RECORD_HEADER;
+    unsigned runs = s->run_count;
+    fy_codec_account(&s->stats, FY_CODEC_NONE, raw_len, 0, 0);
+    fy_pages_write(body, FY_CODEC_NONE, s->runs, runs);
+    fy_record_seal_fixed(&s->flow, FY_REC_PAGES, body, fixed, fixed + (uint32_t)raw_len);
+    batch_gone(s, &s->pages_raw);
+    uint64_t start = fy_now_ns();
+    uint64_t cpu = fy_thread_cpu_ns();
+    int rc = put(s, s->packed, FY_RECORD_HEADER + fixed, e);
+    for (unsigned i = 0; i < runs && rc == 0; i++)
+        rc = put(s, s->pump->map + s->runs[i].first * FY_PAGE_SIZE, (size_t)s->runs[i].count * FY_PAGE_SIZE,
+                 e);
+    fy_codec_account_wire(&s->stats, raw_len, fy_thread_cpu_ns() - cpu, fy_now_ns() - start);
+    return rc;
+}
+
 static int send_batch(struct sender *s, struct fy_err *e)
 {
     if (!s->run_count)
         return 0;
+    if (s->direct)
+        return send_direct(s, e);
     enum fy_codec codec;
     size_t len;
     uint8_t *body = pack_batch(s, (size_t)s->batch_pages * FY_PAGE_SIZE, &codec, &len);
+    bool sealed = codec == FY_CODEC_NONE && may_seal(s);
+    uint32_t fixed = (uint32_t)fy_pages_prefix(s->run_count);
     atomic_ullong *kind = codec == FY_CODEC_LZ4    ? &s->pages_lz4
                           : codec == FY_CODEC_ZSTD ? &s->pages_zstd
                                                    : &s->pages_raw;
-    atomic_fetch_add_explicit(kind, s->batch_pages, memory_order_relaxed);
-    s->run_count = 0;
-    s->batch_pages = 0;
-    fy_record_seal(&s->flow, FY_REC_PAGES, 0, body, (uint32_t)len);
+    batch_gone(s, kind);
+    if (sealed)
+        fy_record_seal_fixed(&s->flow, FY_REC_PAGES, body, fixed, (uint32_t)len);
+    else
+        fy_record_seal(&s->flow, FY_REC_PAGES, 0, body, (uint32_t)len);
     uint64_t start = fy_now_ns();
     uint64_t cpu = fy_thread_cpu_ns();
     int rc = put(s, body - FY_RECORD_HEADER, FY_RECORD_HEADER + len, e);
@@ -184,16 +226,25 @@ static int send_barrier(struct sender *s, uint64_t round, struct fy_err *e)
 /* --- pages
  * --------------------------------------------------------------------------------------------------- */
 
+static void begin_batch(struct sender *s)
+{
+    const struct fy_pump_config *cfg = &s->pump->cfg;
+    s->codec = fy_codec_choose(&cfg->codec, cfg->codecs, &s->stats);
+    s->direct = s->codec == FY_CODEC_NONE && s->pump->map && may_seal(s);
+}
+
 /* Append page `page` to the batch or to the zero runs. data: in the batch's buffer, at its place or behind
- * it, or guest memory itself. */
+ * it, or the mapping of guest memory. */
 static int add_page(struct sender *s, uint64_t page, const uint8_t *data, struct fy_err *e)
 {
     if (fy_page_is_zero(data))
         return add_zero(s, page, e);
     if (fy_fault_hit(FY_FAULT_MUT_DROP_PAGE))
         return 0;
+    if (!s->batch_pages)
+        begin_batch(s);
     uint8_t *slot = s->raw + FRONT + (size_t)s->batch_pages * FY_PAGE_SIZE;
-    if (slot != data)
+    if (!s->direct && slot != data)
         memmove(slot, data, FY_PAGE_SIZE);
     struct fy_run *last = s->run_count ? &s->runs[s->run_count - 1] : NULL;
     if (last && last->first + last->count == page)

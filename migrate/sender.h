@@ -25,6 +25,7 @@ struct fy_pump_config {
     unsigned count;
     struct fy_codec_choice codec;
     unsigned codecs; /* what both sides know */
+    bool sealed;     /* the target knows SEALED records */
     struct fy_rate *rate;
     int wake_fd; /* eventfd, written when a round ends or fails */
 };

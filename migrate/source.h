@@ -41,6 +41,7 @@ struct fy_source {
     struct fy_rate rate;
     struct fy_codec_choice codec;
     unsigned codecs;
+    bool sealed; /* the target knows SEALED records */
     unsigned channels;
     uint64_t round_trip_ns;
     uint8_t ticket[FY_TICKET_LEN];

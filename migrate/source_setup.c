@@ -83,6 +83,7 @@ static int hello(struct fy_source *s, struct fy_err *e)
         rc = 0;
     if (rc == 0) {
         s->channels = r->channels;
+        s->sealed = r->version >= FY_STREAM_VERSION_SEALED;
         s->codecs = (r->codecs & FY_CODECS_ALL) | FY_CODEC_BIT(FY_CODEC_NONE);
         memcpy(s->ticket, r->ticket.data, FY_TICKET_LEN);
     }
@@ -220,6 +221,7 @@ int fy_source_open(struct fy_source *s, struct fy_err *e)
                                  .count = s->channels,
                                  .codec = s->codec,
                                  .codecs = s->codecs,
+                                 .sealed = s->sealed,
                                  .rate = &s->rate,
                                  .wake_fd = s->wake_fd};
     struct fy_pump *pump = fy_pump_new(&cfg, e);

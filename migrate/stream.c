@@ -28,7 +28,8 @@ static uint32_t header_crc(const uint8_t raw[FY_RECORD_HEADER])
     return fy_crc32c(0, h, sizeof h);
 }
 
-void fy_record_seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t *body, uint32_t length)
+static void seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t *body, uint32_t covered,
+                 uint32_t length)
 {
     uint8_t *raw = body - FY_RECORD_HEADER;
     memset(raw, 0, FY_RECORD_HEADER);
@@ -37,8 +38,18 @@ void fy_record_seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t
     fy_put32(raw + 4, length);
     fy_put32(raw + 12, flow->generation);
     fy_put64(raw + 16, flow->records);
-    fy_put32(raw + 8, fy_crc32c(header_crc(raw), body, length));
+    fy_put32(raw + 8, fy_crc32c(header_crc(raw), body, covered));
     count_record(flow, raw);
+}
+
+void fy_record_seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t *body, uint32_t length)
+{
+    seal(flow, type, flags, body, length, length);
+}
+
+void fy_record_seal_fixed(struct fy_flow *flow, uint16_t type, uint8_t *body, uint32_t fixed, uint32_t length)
+{
+    seal(flow, type, FY_RECORD_SEALED, body, fixed, length);
 }
 
 int fy_record_parse(const struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADER],
@@ -53,7 +64,8 @@ int fy_record_parse(const struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEAD
     if (h->length > FY_RECORD_BODY_MAX)
         return fy_fail(e, FY_ECORRUPT, "record %" PRIu64 " claims %u bytes; at most %u are allowed",
                        flow->records, h->length, FY_RECORD_BODY_MAX);
-    if (h->flags & ~FY_RECORD_OPTIONAL || fy_get64(raw + 24))
+    if (h->flags & ~(FY_RECORD_OPTIONAL | FY_RECORD_SEALED) || fy_get64(raw + 24) ||
+        (h->flags & FY_RECORD_SEALED && h->type != FY_REC_PAGES))
         return fy_fail(e, FY_ECORRUPT, "record %" PRIu64 " (type %u) has reserved bits set", flow->records,
                        h->type);
     if (h->sequence != flow->records)
@@ -94,7 +106,8 @@ int fy_record_piece(struct fy_chan *c, void *to, uint32_t len, uint32_t *crc, st
 {
     if (fy_chan_read(c, to, len, e) < 0)
         return -1;
-    *crc = fy_crc32c(*crc, to, len);
+    if (crc)
+        *crc = fy_crc32c(*crc, to, len);
     return 0;
 }
 

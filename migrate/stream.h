@@ -30,6 +30,11 @@ struct fy_record_header {
  * record in flow. Pure but for flow. */
 void fy_record_seal(struct fy_flow *flow, uint16_t type, uint16_t flags, uint8_t *body, uint32_t length);
 
+/* The same for a SEALED record of `length` bytes, of which `body` holds only the first `fixed`: the checksum
+ * stands for those. */
+void fy_record_seal_fixed(struct fy_flow *flow, uint16_t type, uint8_t *body, uint32_t fixed,
+                          uint32_t length);
+
 /* Check a header of a peer: limits, reserved bits, sequence, generation. The body's CRC is checked by
  * fy_record_check. FY_ECORRUPT says what and at which record. */
 int fy_record_parse(const struct fy_flow *flow, const uint8_t raw[FY_RECORD_HEADER],
@@ -46,7 +51,8 @@ int fy_record_read(struct fy_chan *c, struct fy_flow *flow, uint8_t *buf, struct
                    struct fy_err *e);
 
 /* The same in steps, for a body that is read to where it belongs: header (read and parsed), any number of
- * pieces of the body (*crc runs along), end (checks, counts). An unknown type is the caller's matter. */
+ * pieces of the body (*crc runs along; crc NULL: the piece does not count), end (checks, counts). An unknown
+ * type is the caller's matter. */
 int fy_record_begin(struct fy_chan *c, const struct fy_flow *flow, uint8_t raw[FY_RECORD_HEADER],
                     struct fy_record_header *h, uint32_t *crc, struct fy_err *e);
 int fy_record_piece(struct fy_chan *c, void *to, uint32_t len, uint32_t *crc, struct fy_err *e);

@@ -18,13 +18,16 @@ enum fy_preface_kind {
 
 /* Stream versions that this build speaks. */
 #define FY_STREAM_VERSION_MIN 1
-#define FY_STREAM_VERSION_MAX 1
+#define FY_STREAM_VERSION_MAX 2
+#define FY_STREAM_VERSION_SEALED 2 /* from here on PAGES records may be SEALED */
 
 /* Record header, 32 bytes: type u16, flags u16, length u32 (of the body), crc32c u32 (of the header with
  * this field zero, then the body), generation u32, sequence u64 (from 0, by channel and direction),
  * reserved u64 (0). */
 #define FY_RECORD_HEADER 32
 #define FY_RECORD_OPTIONAL 1u /* flags bit 0: a reader that does not know the type skips it */
+#define FY_RECORD_SEALED                                                                                     \
+    2u /* flags bit 1, raw PAGES over TLS only: the checksum ends before the pages, which TLS's covers */
 
 #define FY_RECORD_BODY_MAX (2u * 1024 * 1024)  /* any record */
 #define FY_RECORD_PROTO_MAX (1u * 1024 * 1024) /* a protobuf body */

@@ -11,6 +11,7 @@ import sys
 
 BODY_MAX = 2 * 1024 * 1024
 OPTIONAL = 1
+SEALED = 2
 NAMES = {1: "HELLO", 2: "HELLO_REPLY", 3: "DESCRIPTION", 4: "VERDICT", 5: "STATE", 6: "STATE_END", 7: "READY",
          8: "COMMIT", 9: "RUNNING", 10: "ERROR", 11: "RATE", 12: "TICKET", 32: "PAGES", 33: "ZERO", 34: "BARRIER",
          112: "QUERY", 113: "ANSWER", 114: "PAIR", 115: "PAIR_REPLY"}
@@ -58,14 +59,20 @@ def records(data):
         kind, flags, length, crc, generation, sequence, reserved = struct.unpack("<HHIIIQQ", header)
         if length > BODY_MAX:
             raise Broken(f"record {count}: length {length}")
-        if flags & ~OPTIONAL or reserved:
+        if flags & ~(OPTIONAL | SEALED) or reserved or (flags & SEALED and kind != 32):
             raise Broken(f"record {count}: reserved bits")
         if sequence != count:
             raise Broken(f"record {count}: sequence {sequence}")
         body = data[at + 32:at + 32 + length]
         if len(body) != length:
             raise Broken(f"record {count}: body cut")
-        if crc32c(header[:8] + bytes(4) + header[12:] + body) != crc:
+        covered = body
+        if flags & SEALED:
+            codec, runs = struct.unpack_from("<HH", body)
+            if codec:
+                raise Broken(f"record {count}: sealed but packed")
+            covered = body[:8 + 16 * runs]
+        if crc32c(header[:8] + bytes(4) + header[12:] + covered) != crc:
             raise Broken(f"record {count}: checksum")
         if kind not in NAMES and not flags & OPTIONAL:
             raise Broken(f"record {count}: unknown type {kind}")
@@ -165,6 +172,11 @@ def self_check(folder):
     assert packed == bytes((i * 7 + i // 4096) & 0xFF for i in range(3 * 4096))
     assert zeros(got[1][2]) == [(0, 5), (7, 93)]
     assert struct.unpack("<Q", got[4][2])[0] == 2
+    sealed = read(os.path.join(folder, "sealed.ferry"))
+    got = list(records(sealed))
+    assert [g[0] for g in got] == ["PAGES", "BARRIER"], got
+    assert pages(got[0][2]) == (0, [(3, 1)], bytes([0x5A]) * 4096)
+    must_break(sealed[:40] + bytes([sealed[40] ^ 1]) + sealed[41:], "a flip in a sealed record's runs")
     control = read(os.path.join(folder, "control.ferry"))
     got = list(records(control))
     assert [g[0] for g in got] == ["HELLO", "STATE", "STATE_END", "COMMIT"], got

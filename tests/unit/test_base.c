@@ -26,6 +26,29 @@ static void crc32c_known_answers(void **state)
     assert_int_equal(fy_crc32c(0, "123456789", 9), 0xe3069283);
 }
 
+/* The long way: bit by bit. */
+static uint32_t crc32c_slow(uint32_t crc, const uint8_t *p, size_t len)
+{
+    crc = ~crc;
+    for (size_t i = 0; i < len; i++) {
+        crc ^= p[i];
+        for (int k = 0; k < 8; k++)
+            crc = crc & 1 ? crc >> 1 ^ 0x82f63b78u : crc >> 1;
+    }
+    return ~crc;
+}
+
+static void crc32c_is_right_at_every_length(void **state)
+{
+    (void)state;
+    uint8_t buf[4200];
+    uint64_t x = 1;
+    for (size_t i = 0; i < sizeof buf; i++)
+        buf[i] = (uint8_t)((x = x * 6364136223846793005ull + 1) >> 56);
+    for (size_t len = 0; len + 3 < sizeof buf; len += len < 64 || (len > 990 && len < 1300) ? 1 : 61)
+        assert_int_equal(fy_crc32c((uint32_t)len, buf + 3, len), crc32c_slow((uint32_t)len, buf + 3, len));
+}
+
 static void crc32c_is_the_same_in_pieces(void **state)
 {
     (void)state;
@@ -100,6 +123,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crc32c_known_answers),
+        cmocka_unit_test(crc32c_is_right_at_every_length),
         cmocka_unit_test(crc32c_is_the_same_in_pieces),
         cmocka_unit_test(bitmap_ranges),
         cmocka_unit_test(uuid_text),

@@ -228,7 +228,7 @@ static void run_round(struct fy_pump *p, struct fy_sink *k, uint64_t round, bool
     assert_int_equal(rc, 0);
 }
 
-static void move(struct stand *s, const char *codec, bool tls)
+static void move(struct stand *s, const char *codec, bool tls, bool map)
 {
     struct fy_err e = {0};
     struct fy_pin pin = {.host = "alpha"};
@@ -240,7 +240,7 @@ static void move(struct stand *s, const char *codec, bool tls)
     struct fy_tls *client = fy_tls_new(s->key, s->cert, false, &pin, 1, false, &e);
     struct fy_tls *server = fy_tls_new(s->key, s->cert, true, &pin, 1, false, &e);
     struct fy_sink_config sc = {
-        .mem_fd = s->dst, .pages = PAGES, .count = CHANNELS, .tls = tls ? server : NULL};
+        .mem_fd = s->dst, .pages = PAGES, .count = CHANNELS, .map = map, .tls = tls ? server : NULL};
     sc.wake_fd = eventfd(0, 0);
     memset(sc.ticket, 5, sizeof sc.ticket);
     memcpy(sc.peer_digest, s->digest, sizeof sc.peer_digest);
@@ -264,6 +264,8 @@ static void move(struct stand *s, const char *codec, bool tls)
                                 .chans = chans,
                                 .count = CHANNELS,
                                 .codecs = FY_CODECS_ALL,
+                                .map = map,
+                                .sealed = true,
                                 .rate = &rate};
     pc.wake_fd = eventfd(0, 0);
     fy_codec_parse(codec, false, 0, &pc.codec, &e);
@@ -306,24 +308,45 @@ static void move(struct stand *s, const char *codec, bool tls)
 
 static void moves_with_tls_auto(void **state)
 {
-    move(*state, "auto", true);
+    move(*state, "auto", true, false);
 }
 
 static void moves_with_tls_zstd(void **state)
 {
-    move(*state, "zstd", true);
+    move(*state, "zstd", true, false);
 }
 
 static void moves_in_clear_raw(void **state)
 {
-    move(*state, "none", false);
+    move(*state, "none", false, false);
+}
+
+/* Pages are encrypted from where the guest writes them, and read to where they belong. */
+static void moves_mapped_with_tls_raw(void **state)
+{
+    move(*state, "none", true, true);
+}
+
+static void moves_mapped_with_tls_auto(void **state)
+{
+    move(*state, "auto", true, true);
+}
+
+static void moves_mapped_in_clear(void **state)
+{
+    move(*state, "none", false, true);
+}
+
+static void moves_with_tls_raw(void **state)
+{
+    move(*state, "none", true, false);
 }
 
 /* Untouched memory costs nothing on either side. */
 static void holes_stay_holes(void **state)
 {
     struct stand *s = *state;
-    move(s, "auto", true);
+    move(s, "auto", true, false);
     struct stat src;
     struct stat dst;
     fstat(s->src, &src);
@@ -338,6 +361,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(moves_with_tls_auto, setup, teardown),
         cmocka_unit_test_setup_teardown(moves_with_tls_zstd, setup, teardown),
         cmocka_unit_test_setup_teardown(moves_in_clear_raw, setup, teardown),
+        cmocka_unit_test_setup_teardown(moves_with_tls_raw, setup, teardown),
+        cmocka_unit_test_setup_teardown(moves_mapped_with_tls_raw, setup, teardown),
+        cmocka_unit_test_setup_teardown(moves_mapped_with_tls_auto, setup, teardown),
+        cmocka_unit_test_setup_teardown(moves_mapped_in_clear, setup, teardown),
         cmocka_unit_test_setup_teardown(holes_stay_holes, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

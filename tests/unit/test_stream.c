@@ -69,6 +69,24 @@ static struct bytes data_stream(void)
     return b;
 }
 
+/* A data channel over TLS: a raw batch whose pages are not in the checksum, a barrier. */
+static struct bytes sealed_stream(void)
+{
+    struct bytes b = {.p = calloc(1, ROOM)};
+    struct fy_flow flow = {0};
+    struct fy_run run = {.first = 3, .count = 1};
+    uint32_t prefix = (uint32_t)fy_pages_prefix(1);
+    uint8_t *body = b.p + FY_RECORD_HEADER;
+    fy_pages_write(body, FY_CODEC_NONE, &run, 1);
+    memset(body + prefix, 0x5a, 4096);
+    fy_record_seal_fixed(&flow, FY_REC_PAGES, body, prefix, prefix + 4096);
+    b.len = FY_RECORD_HEADER + prefix + 4096;
+    uint8_t round[8];
+    fy_put64(round, 1);
+    add(&b, &flow, FY_REC_BARRIER, 0, round, 8);
+    return b;
+}
+
 /* The source's side of a control channel. */
 static struct bytes control_stream(void)
 {
@@ -146,6 +164,7 @@ static void bytes_are_golden(void **state)
 {
     (void)state;
     golden("data.ferry", data_stream());
+    golden("sealed.ferry", sealed_stream());
     golden("control.ferry", control_stream());
 }
 
@@ -199,6 +218,23 @@ static void unknown_mandatory_is_refused(void **state)
     free(b.p);
 }
 
+/* Whoever wants whole records gets no sealed ones, and none but PAGES may be sealed. */
+static void sealed_is_for_pages(void **state)
+{
+    (void)state;
+    struct bytes b = sealed_stream();
+    struct fy_flow flow = {0};
+    struct fy_record_header h;
+    struct fy_err e = {0};
+    assert_int_equal(read_back(b.p, b.len, &e), 0);
+    assert_int_equal(e.code, FY_ECORRUPT);
+    assert_int_equal(fy_record_parse(&flow, b.p, &h, &e), 0);
+    fy_put16(b.p, FY_REC_ZERO);
+    assert_int_equal(fy_record_parse(&flow, b.p, &h, &e), -1);
+    assert_int_equal(e.code, FY_ECORRUPT);
+    free(b.p);
+}
+
 static void length_is_checked_before_reading(void **state)
 {
     (void)state;
@@ -232,6 +268,7 @@ int main(void)
         cmocka_unit_test(every_truncation_is_noticed),
         cmocka_unit_test(every_bit_flip_is_noticed),
         cmocka_unit_test(unknown_mandatory_is_refused),
+        cmocka_unit_test(sealed_is_for_pages),
         cmocka_unit_test(length_is_checked_before_reading),
         cmocka_unit_test(sequence_must_follow),
     };
