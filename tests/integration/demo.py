@@ -3,22 +3,20 @@
 """scripts/demo: a stock Debian guest at work moves between two hosts over TLS. Ends with one JSON line on stdout; exit 0 only when the
 guest's own ledger is intact."""
 import json
-import os
 import subprocess
 import sys
 
-from ferry import Failure, Pair, TOP, build_argument, say
-
-CACHE = os.path.join(os.environ.get("FERRY_CACHE") or os.path.join(TOP, ".cache"), "kernel-6.1")
+from ferry import Failure, Pair, build_argument, say, stock_kernel
 
 
 def run(build):
+    kernel, initramfs = stock_kernel()
     pair = Pair(build)
     try:
         where = "two network namespaces" if pair.namespaces else "two ports of loopback"
         say(f"two hosts, alpha and beta, each with its daemon, in {where}; paired by certificate")
-        pair.alpha.vmctl("start", "traveller", "-m", "512M", "-p", "2", "-k", os.path.join(CACHE, "vmlinuz"),
-                         "-r", os.path.join(CACHE, "initramfs.gz"), "-a", "console=ttyS0")
+        pair.alpha.vmctl("start", "traveller", "-m", "512M", "-p", "2", "-k", kernel, "-r", initramfs, "-a",
+                         "console=ttyS0")
         engine = pair.alpha.guest("traveller")["engine"]
         say(f"guest `traveller` boots Debian's kernel on alpha: 2 vCPUs, 512 MiB, engine {engine}")
         console = pair.alpha.console("traveller")

@@ -7,6 +7,25 @@
 #include "hv/cpu/soft/exec.h"
 #include "hv/cpu/soft/handlers.h"
 
+/* These handlers have operands in memory of their own, and a function with such locals cannot end in a jump:
+ * the stack would grow with every instruction. So the work is done by a function that is called and says
+ * where to go on (NULL: leave the loop), and the handler around it jumps. tests/lint/tailcalls.sh looks after
+ * it. */
+#undef SOFT_HANDLER
+#undef SOFT_NEXT
+#define SOFT_NEXT(c, in) return (void)(c), (in) + 1
+#define SOFT_HANDLER(name)                                                                                   \
+    static const struct soft_insn *simd_do_##name(struct soft_cpu *c, const struct soft_insn *in);           \
+    const struct soft_insn *soft_x_##name(struct soft_cpu *c, const struct soft_insn *in)                    \
+    {                                                                                                        \
+        const struct soft_insn *next = simd_do_##name(c, in);                                                \
+        if (SOFT_LIKELY(next != NULL))                                                                       \
+            SOFT_GO(c, next);                                                                                \
+        return NULL;                                                                                         \
+    }                                                                                                        \
+    static __attribute__((noinline))                                                                         \
+    const struct soft_insn *simd_do_##name(struct soft_cpu *c, const struct soft_insn *in)
+
 /* The checks before an SSE, an MMX and an x87 instruction; false: #UD, #NM or #MF recorded (SDM 2B, exception
  * classes; 3A 2.5). */
 bool simd_sse_ok(struct soft_cpu *c);
