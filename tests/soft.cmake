@@ -29,3 +29,5 @@ foreach(mode 64 32)
   set_tests_properties(soft_differ_int${mode} PROPERTIES LABELS soft TIMEOUT 900 SKIP_RETURN_CODE 77)
 endforeach()
 endif()
+
+ferry_fuzz(softguest "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
