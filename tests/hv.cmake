@@ -17,3 +17,9 @@ ferry_unit_test(test_mem ferry_mem ferry_base)
 ferry_unit_test(test_logdirty ferry_mem ferry_base)
 ferry_unit_test(test_cpu_model ferry_cpu ferry_proto ferry_base)
 ferry_unit_test(test_cpu_state ferry_cpu ferry_proto ferry_base)
+
+# A benchmark's helper: holds a log-dirty tracker.
+add_executable(tracker bench/tracker.c)
+target_include_directories(tracker PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_link_libraries(tracker PRIVATE ferry_control_client ferry_proto ferry_base)
+set_target_properties(tracker PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
