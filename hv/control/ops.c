@@ -238,6 +238,10 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_TRACKER_CLOSE:
     case FERRY__REQUEST__OP_TRACKER_COUNT:
         return fy_op_tracker(c, q, a, e);
+    case FERRY__REQUEST__OP_RUN_TO:
+    case FERRY__REQUEST__OP_COUNT:
+    case FERRY__REQUEST__OP_DIGEST:
+        return fy_op_icount(c, q, a, e);
     case FERRY__REQUEST__OP_SAVE_STATE:
         return op_save(s, a, e);
     case FERRY__REQUEST__OP_LOAD_STATE:

@@ -193,6 +193,8 @@ bool soft_tlb_upgrade(struct soft_cpu *c, uint64_t lin, enum soft_mmu mmu);
 
 /* Drop all translations of this vCPU (MOV CR3, mode changes), or those of one linear page. */
 void soft_tlb_flush(struct soft_cpu *c);
+/* Drop all translations in the middle of an instruction. */
+void soft_tlb_forget(struct soft_cpu *c);
 void soft_tlb_flush_page(struct soft_cpu *c, uint64_t lin);
 
 /* After CPL, CS, SS, CR0, CR4, EFER, EFLAGS.AC/VM/TF or DR7 changed: recompute cpl-derived mmu, mode, stack32
