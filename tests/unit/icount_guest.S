@@ -77,6 +77,15 @@ turn:
     call mix
     movl APIC + 0x390, %eax
     call mix
+    /* Each iteration at its own time */
+    movl $0x40, %edx
+    movl $(PAGE + 0x800), %edi
+    movl $6, %ecx
+    rep insb
+    movl PAGE + 0x800, %eax
+    call mix
+    movl PAGE + 0x802, %eax
+    call mix
     /* The page's A and D bits go without INVLPG; then what a read and a string of stores make of them. */
     andl $~0x60, PT + PAGE / 4096 * 4
     movl PAGE, %eax
