@@ -147,7 +147,8 @@ static int choose_engine(Ferry__Machine *desc, int kvm_fd, struct fy_err *e)
 static int support(const Ferry__Machine *desc, int kvm_fd, struct fy_cpu_support *s, struct fy_err *e)
 {
     if (!fy_machine_is_soft(desc) && desc->icount_ns)
-        return fy_fail(e, FY_EREFUSED, "engine \"%s\" does not count instructions: icount is the software engine's",
+        return fy_fail(e, FY_EREFUSED,
+                       "engine \"%s\" does not count instructions: icount is the software engine's",
                        desc->engine);
     if (!fy_machine_is_soft(desc))
         return kvm_fd < 0

@@ -75,6 +75,7 @@ struct fy_answer {
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
     uint64_t vcpu_dirty[64];
+    char engine[64];
     int fd;        /* to send, -1: none */
     bool close_fd; /* after sending */
     bool later;    /* the connection waits for its answer */
@@ -84,8 +85,8 @@ struct fy_answer {
 int fy_op(struct fy_conn *c, const Ferry__Request *req, const int *fds, int nfds, struct fy_answer *a,
           struct fy_err *e);
 int fy_op_tracker(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
-/* ops_icount.c. fy_op_reached: answer the run_to that c waits for, if it is to be answered now; 1: a is filled,
- * -1: with an error, 0: not yet. */
+/* ops_icount.c. fy_op_reached: answer the run_to that c waits for, if it is to be answered now; 1: a is
+ * filled, -1: with an error, 0: not yet. */
 int fy_op_icount(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
 int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
 void fy_trackers_close(struct fy_conn *c);

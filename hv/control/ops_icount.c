@@ -76,8 +76,9 @@ int fy_op_icount(struct fy_conn *c, const Ferry__Request *q, struct fy_answer *a
 {
     struct fy_server *s = c->s;
     if (!fy_machine_desc(s->m)->icount_ns)
-        return fy_fail(e, FY_EUNSUPPORTED,
-                       "this guest's engine does not count instructions (start it with --engine soft,icount=NS)");
+        return fy_fail(
+            e, FY_EUNSUPPORTED,
+            "this guest's engine does not count instructions (start it with --engine soft,icount=NS)");
     if (q->op_case == FERRY__REQUEST__OP_RUN_TO)
         return op_run_to(c, q->id, q->run_to->count, a, e);
     if (fy_machine_running(s->m))

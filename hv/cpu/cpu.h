@@ -43,9 +43,9 @@ struct fy_cpu_boot {
 };
 
 enum fy_vcpu_end {
-    FY_VCPU_KICKED, /* asked to leave; a port or MMIO access may be half done until settle() */
+    FY_VCPU_KICKED,  /* asked to leave; a port or MMIO access may be half done until settle() */
     FY_VCPU_STOPPED, /* at the count of icount->stop_at */
-    FY_VCPU_CRASHED /* the guest cannot go on; the report says why */
+    FY_VCPU_CRASHED  /* the guest cannot go on; the report says why */
 };
 
 struct fy_engine;

@@ -44,7 +44,8 @@ int fyd_engine_parse(const char *text, struct fyd_engine *out, struct fy_err *e)
     struct fyd_engine g = {.name = "auto"};
     char buf[TEXT_MAX], *at = buf, *word;
     if (strlen(text) >= sizeof buf)
-        return fy_fail(e, FY_EUSAGE, "no engine has a name as long (auto, kvm, soft or soft,icount=NS[,seed=SEED])");
+        return fy_fail(e, FY_EUSAGE,
+                       "no engine has a name as long (auto, kvm, soft or soft,icount=NS[,seed=SEED])");
     memcpy(buf, text, strlen(text) + 1);
     word = strsep(&at, ",");
     if (*word && strcmp(word, "auto") != 0 && strcmp(word, "kvm") != 0 && strcmp(word, "soft") != 0)

@@ -191,9 +191,9 @@ int fy_life_run_to(struct fy_life *l, uint64_t count, struct fy_err *e)
     if (fy_machine_place(l->m, &at, e) < 0)
         return -1;
     if (count < at.count || count >= FY_ICOUNT_MAX)
-        return fy_fail(e, FY_EUSAGE, "cannot run to count %llu: the guest stands at %llu, and the last is %llu",
-                       (unsigned long long)count, (unsigned long long)at.count,
-                       (unsigned long long)FY_ICOUNT_MAX - 1);
+        return fy_fail(
+            e, FY_EUSAGE, "cannot run to count %llu: the guest stands at %llu, and the last is %llu",
+            (unsigned long long)count, (unsigned long long)at.count, (unsigned long long)FY_ICOUNT_MAX - 1);
     if (count == at.count)
         return 0;
     if (fy_machine_stop_at(l->m, count, e) < 0)

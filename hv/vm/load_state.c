@@ -77,7 +77,8 @@ static int vcpu_number(const char *id)
     return strcmp(text, id) != 0 ? -1 : (int)n;
 }
 
-static int parse_platform(struct fy_machine *m, struct scratch *s, const Ferry__StatePart *p, bool *known, struct fy_err *e)
+static int parse_platform(struct fy_machine *m, struct scratch *s, const Ferry__StatePart *p, bool *known,
+                          struct fy_err *e)
 {
     *known = true;
     if (!strcmp(p->id, "irqchip")) {

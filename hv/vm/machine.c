@@ -68,12 +68,14 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
         strcmp(d->engine, "auto") != 0)
         fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" is not known here (kvm or soft)", d->engine);
     if (d->icount_ns && !fy_machine_is_soft(d))
-        fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" does not count instructions: icount is the software engine's",
+        fy_reason_add(&why, FY_EREFUSED,
+                      "engine \"%s\" does not count instructions: icount is the software engine's",
                       d->engine);
     if (d->icount_ns && d->vcpus != 1)
         fy_reason_add(&why, FY_EREFUSED, "icount is for one vCPU, not %u", d->vcpus);
     if (d->icount_ns > FY_ICOUNT_NS_MAX)
-        fy_reason_add(&why, FY_EREFUSED, "icount: %u ns an instruction: at most %u", d->icount_ns, FY_ICOUNT_NS_MAX);
+        fy_reason_add(&why, FY_EREFUSED, "icount: %u ns an instruction: at most %u", d->icount_ns,
+                      FY_ICOUNT_NS_MAX);
     if (!d->icount_ns && d->icount_seed)
         fy_reason_add(&why, FY_EREFUSED, "a seed without icount");
     if (fy_machine_is_soft(d) && d->dirty_ring)
@@ -288,10 +290,11 @@ struct fy_logdirty *fy_machine_logdirty(struct fy_machine *m)
 
 static int needs_icount(const struct fy_machine *m, struct fy_err *e)
 {
-    return m->engine->icount ? 0
-                             : fy_fail(e, FY_EUNSUPPORTED,
-                                       "this guest's engine does not count instructions (start it with --engine "
-                                       "soft,icount=NS)");
+    return m->engine->icount
+               ? 0
+               : fy_fail(e, FY_EUNSUPPORTED,
+                         "this guest's engine does not count instructions (start it with --engine "
+                         "soft,icount=NS)");
 }
 
 int fy_machine_place(struct fy_machine *m, struct fy_icount_place *out, struct fy_err *e)

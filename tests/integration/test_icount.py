@@ -20,7 +20,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from ferry import Failure, Pair, TOP, say  # noqa: E402
-from hv import Control, Hypervisor, Refused, describe, parts, registers  # noqa: E402
+from hv import Control, Hypervisor, Refused, describe, field, parts, registers  # noqa: E402
 
 CACHE = os.path.join(os.environ.get("FERRY_CACHE") or os.path.join(TOP, ".cache"), "kernel-6.1")
 MEMORY = 128 << 20
@@ -30,6 +30,7 @@ BOOT = 2_000_000_000  # by then the guest's /init has filled its pages and sleep
 IDLE = 1_800_000_000
 FURTHER = 1_000_000
 REGION = 50_000  # instructions that are searched one by one
+REP_REGION = 10_000
 KINDS = ("rep", "shadow", "halt")
 
 
@@ -109,24 +110,25 @@ def scout(build, rng, wanted):
     return seen, regions
 
 
-def search(control, start, wanted):
-    """Go on one instruction at a time until counts of every wanted kind are found: {kind: [count]} ending at the last of them. The
-    generator stops at each, so that what stands there can be saved."""
-    control.run_to(start)
+def search(run, start, wanted):
+    """Let the reference run go on one instruction at a time until it stood at a count of every wanted kind. Yields the kind where it
+    stands at one."""
+    control = run.hv.control
+    run.advance(start)
     before = registers(control.save()) if "rep" in wanted else None
-    for count in range(start + 1, start + 2 * REGION):
-        place = control.run_to(count)
+    for count in range(start + 1, start + (REP_REGION if before else 2 * REGION)):
+        place = run.advance(count)
         if "halt" in wanted and place["halted"]:
             wanted.discard("halt")
-            yield "halt", count
+            yield "halt"
         elif "shadow" in wanted and place["shadow"]:
             wanted.discard("shadow")
-            yield "shadow", count
+            yield "shadow"
         elif "rep" in wanted:
             now = registers(control.save())
             if in_rep(before, now):
                 wanted.discard("rep")
-                yield "rep", count
+                yield "rep"
             before = now
         if not wanted:
             return
@@ -149,7 +151,7 @@ class Moves:
         self.copy_s = 0.0
 
     def advance(self, count):
-        """Go on to `count`; on the way, compare."""
+        """Go on to `count`, and say where that is; on the way, compare."""
         while self.open and self.open[0][0] <= count:
             at, what, moved = self.open.pop(0)
             try:
@@ -159,9 +161,11 @@ class Moves:
                     raise Failure(f"{what}: stopped at {place['count']} instead of {at}")
                 compare(what, snapshot(moved.control), snapshot(self.hv.control))
                 self.done += 1
+                if self.done % 100 == 0:
+                    say(f"{self.done} equal")
             finally:
                 moved.close()
-        self.hv.control.run_to(count)
+        return self.hv.control.run_to(count)
 
     def move(self, kind=None):
         """Save here, load into a fresh process, and let that go on."""
@@ -180,7 +184,7 @@ class Moves:
             if moved.control.save() != state or moved.control.count() != place:
                 compare(f"count {place['count']}, loaded", (0, moved.control.save()), (0, state))
                 raise Failure(f"count {place['count']}: {moved.control.count()} after loading instead of {place}")
-            moved.control.send("run_to", b"\x08" + varint_of(place["count"] + FURTHER))
+            moved.control.send("run_to", field(1, place["count"] + FURTHER))
         except BaseException:
             moved.close()
             raise
@@ -191,15 +195,6 @@ class Moves:
         for _, _, moved in self.open:
             moved.close()
         self.hv.close()
-
-
-def varint_of(n):
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
 
 
 def save_and_load(build, rng, seen, regions, counts):
@@ -221,7 +216,7 @@ def save_and_load(build, rng, seen, regions, counts):
                 if count in seen:
                     compare(f"second run, count {count}", snapshot(run.hv.control), seen[count])
             else:
-                for kind, _ in search(run.hv.control, count, {"rep"} if why == "rep" else {"shadow", "halt"}):
+                for kind in search(run, count, {"rep"} if why == "rep" else {"shadow", "halt"}):
                     run.move(kind)
         run.advance(run.open[-1][0] if run.open else BOOT)
     finally:

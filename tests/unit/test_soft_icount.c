@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Virtual time from the count of instructions: a guest that looks at clocks, chips and page tables is the same
- * at a count however the run to it was cut, and after its state went into another machine. */
+/* Virtual time from the count of instructions: a guest that looks at clocks, chips and page tables is the
+ * same at a count however the run to it was cut, and after its state went into another machine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -224,7 +224,8 @@ static void straight(void **state)
     assert_true(ticks > 50 && turns > 50);
     /* Time has passed in HLT, and timers that are due one after the other come one by one. */
     assert_true(at.now_ns > FAR * (uint64_t)NS);
-    assert_in_range(ticks, (at.now_ns - STARTED_NS) / PERIOD_NS - 1, (at.now_ns - STARTED_NS) / PERIOD_NS + 1);
+    assert_in_range(ticks, (at.now_ns - STARTED_NS) / PERIOD_NS - 1,
+                    (at.now_ns - STARTED_NS) / PERIOD_NS + 1);
     assert_in_range(w->alarms, at.now_ns / ALARM_NS, at.now_ns / ALARM_NS + 1);
     unmake(w);
 }

@@ -6,7 +6,7 @@
 #include "hv/cpu/soft/vm.h"
 
 #define HALTED 3
-#define EPOCH_S 946684800ull             /* 2000-01-01 */
+#define EPOCH_S 946684800ull               /* 2000-01-01 */
 #define EPOCH_SPAN_S (30ull * 365 * 86400) /* the seed chooses among these */
 
 /* The first count at which virtual time has reached `ns`. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Which page-table entries the TLB was filled from, so that a write to one of them empties it. With that every
- * translation is what a walk at that instruction would give, accessed and dirty bits included, whatever the TLB
- * holds: a guest that was stopped, saved or moved goes on like one that was not. */
+/* Which page-table entries the TLB was filled from, so that a write to one of them empties it. With that
+ * every translation is what a walk at that instruction would give, accessed and dirty bits included, whatever
+ * the TLB holds: a guest that was stopped, saved or moved goes on like one that was not. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,7 +14,7 @@
 
 struct soft_tables {
     uint64_t epoch;
-    uint64_t *pages; /* the epoch in which a page of the memfd was walked through */
+    uint64_t *pages;         /* the epoch in which a page of the memfd was walked through */
     uint64_t entries[WORDS]; /* a filter of used entries: all of them, and some others */
 };
 

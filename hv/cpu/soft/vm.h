@@ -111,7 +111,8 @@ static inline uint8_t *soft_ram(const struct soft_vm *vm, uint64_t gpa)
     return NULL;
 }
 /* access.c: bytes at `host` (inside one page) were written past the ways: log them, drop decoded code and
- * (icount) translations made from them. soft_ram_marked: by the page walker, whose bits change no translation. */
+ * (icount) translations made from them. soft_ram_marked: by the page walker, whose bits change no
+ * translation. */
 void soft_ram_written(struct soft_cpu *c, const uint8_t *host, unsigned len);
 void soft_ram_marked(struct soft_cpu *c, const uint8_t *host, unsigned len);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The guest's clocks. One engine time feeds them all: the host's monotonic clock since the machine was made,
- * or with icount the count of instructions (in icount_ns each) and what passed in HLT. So they stay together and never run
- * backwards. */
+ * or with icount the count of instructions (in icount_ns each) and what passed in HLT. So they stay together
+ * and never run backwards. */
 #include "hv/base/clock.h"
 #include "hv/cpu/soft/chips/internal.h"
 
