@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ferry-hv process driven directly, over its control socket: proto/control.proto by hand, as docs/spec/control.md has it."""
+import fcntl
 import os
 import socket
 import struct
@@ -203,7 +204,7 @@ class Hypervisor:
         os.write(config, machine)
         self.runlog = os.memfd_create("runlog")
         ready, ready_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        import fcntl
+        
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         fds = {"config": config, "control": listen.fileno(), "mem": self.memory, "mem-ro": ro, "runlog": self.runlog, "ready": ready_out.fileno()}
         for name, path in (("kernel", kernel), ("initrd", initrd)):

@@ -9,7 +9,8 @@ time, and
 - some of these counts fall inside a REP, an interrupt shadow and a HLT, or the test fails;
 - some are whole moves over TLS between two daemons.
 
-  test_icount.py [--build DIR] [--counts N] [--moves N] [--seed N]      defaults: 40 and 3; the issue's figures: 1000 and 50
+  test_icount.py [--build DIR] [--counts N] [--moves N] [--seed N]      defaults: 40 and 3; the issue's figures: 1000 and 50.
+FERRY_ICOUNT_COUNTS and FERRY_ICOUNT_MOVES stand for the two where no option does.
 """
 import argparse
 import os
@@ -30,7 +31,7 @@ BOOT = 2_000_000_000  # by then the guest's /init has filled its pages and sleep
 IDLE = 1_800_000_000
 FURTHER = 1_000_000
 REGION = 50_000  # instructions that are searched one by one
-REP_REGION = 10_000
+SCOUTED = 4000  # counts at which the first run stands; a few in a hundred are inside a REP
 KINDS = ("rep", "shadow", "halt")
 
 
@@ -87,49 +88,44 @@ def refusals(build):
 
 
 def scout(build, rng, wanted):
-    """A first run: snapshots at a few counts, and where time passed in HLT, to search there one by one."""
+    """A first run: snapshots at a few counts, counts inside REP, and where time passed in HLT, to search there one by one."""
     hv = fresh(build)
-    seen, regions = {}, []
+    control = hv.control
+    seen, reps, regions = {}, [], []
     try:
-        for count in sorted(rng.sample(range(1000, BOOT), 8)):
-            hv.control.run_to(count)
-            seen[count] = snapshot(hv.control)
-            if count > IDLE:
-                break
-        at = max(IDLE, hv.control.count()["count"])
-        place = hv.control.run_to(at)
+        for i, count in enumerate(sorted(rng.sample(range(1000, IDLE, 3), SCOUTED))):
+            place = control.run_to(count)
+            if i % (SCOUTED // 8) == 0:
+                seen[count] = snapshot(control)
+            if control.run_to(count + 1)["rip"] == place["rip"]:
+                before = registers(control.save())
+                control.run_to(count + 2)
+                if in_rep(before, registers(control.save())):
+                    reps.append(count + 2)
+        place = control.run_to(IDLE)
         while len(regions) < wanted:
-            before, place = place, hv.control.run_to(place["count"] + REGION)
+            before, place = place, control.run_to(place["count"] + REGION)
             if place["now_ns"] - before["now_ns"] > REGION * NS:
                 regions.append(before["count"])
-                place = hv.control.run_to(place["count"] + rng.randrange(10 * REGION))
+                place = control.run_to(place["count"] + rng.randrange(10 * REGION))
             if place["count"] > 4 * BOOT:
                 raise Failure("the guest never halts")
     finally:
         hv.close()
-    return seen, regions
+    return seen, sorted(rng.sample(reps, min(len(reps), wanted))), regions
 
 
-def search(run, start, wanted):
-    """Let the reference run go on one instruction at a time until it stood at a count of every wanted kind. Yields the kind where it
-    stands at one."""
-    control = run.hv.control
+def search(run, start):
+    """Let the reference run go on one instruction at a time until it stood in an interrupt shadow and in HLT. Yields which, where it
+    stands there."""
+    wanted = {"halt", "shadow"}
     run.advance(start)
-    before = registers(control.save()) if "rep" in wanted else None
-    for count in range(start + 1, start + (REP_REGION if before else 2 * REGION)):
+    for count in range(start + 1, start + 2 * REGION):
         place = run.advance(count)
-        if "halt" in wanted and place["halted"]:
-            wanted.discard("halt")
-            yield "halt"
-        elif "shadow" in wanted and place["shadow"]:
-            wanted.discard("shadow")
-            yield "shadow"
-        elif "rep" in wanted:
-            now = registers(control.save())
-            if in_rep(before, now):
-                wanted.discard("rep")
-                yield "rep"
-            before = now
+        kind = "halt" if place["halted"] else "shadow" if place["shadow"] else None
+        if kind in wanted:
+            wanted.discard(kind)
+            yield kind
         if not wanted:
             return
 
@@ -197,36 +193,38 @@ class Moves:
         self.hv.close()
 
 
-def save_and_load(build, rng, seen, regions, counts):
+def save_and_load(build, rng, found, counts):
     """`counts` moves into fresh processes along one reference run."""
     start = time.monotonic()
-    # Strings are long where the kernel is copied and cleared: early.
-    plan = [(c, None) for c in rng.sample(range(1000, BOOT), counts - 3 * len(regions))]
-    plan += [(c, "rep") for c in rng.sample(range(1000, BOOT // 10), len(regions))]
-    plan += [(c, "idle") for c in regions] + [(c, "seen") for c in seen]
-    run = Moves(build)
+    seen, reps, regions = found
+    plan = [(c, None) for c in rng.sample(range(1000, BOOT), counts)]
+    plan += [(c, "rep") for c in reps] + [(c, "idle") for c in regions] + [(c, "seen") for c in seen]
+    run, again = Moves(build), 0
     try:
-        for count, why in sorted(plan):
-            if count < run.hv.control.count()["count"]:
-                count = run.hv.control.count()["count"]  # a search has gone past it
+        for count, why in sorted(plan, key=lambda p: p[0]):
+            now = run.hv.control.count()["count"]
+            if count < now:  # a search has gone past it
+                count, why = now, why if why == "idle" else None
             run.advance(count)
-            if why is None:
-                run.move()
+            if why is None or why == "rep":
+                run.move(why)
             elif why == "seen":
-                if count in seen:
-                    compare(f"second run, count {count}", snapshot(run.hv.control), seen[count])
+                compare(f"second run, count {count}", snapshot(run.hv.control), seen[count])
+                again += 1
             else:
-                for kind in search(run, count, {"rep"} if why == "rep" else {"shadow", "halt"}):
+                for kind in search(run, count):
                     run.move(kind)
         run.advance(run.open[-1][0] if run.open else BOOT)
     finally:
         run.close()
+    if again < len(seen) // 2:
+        raise Failure(f"only {again} counts of the first run were met again")
     missing = [k for k in KINDS if not run.kinds[k]]
     if missing:
         raise Failure(f"no count fell inside: {', '.join(missing)}")
-    say(f"{run.done} counts saved, loaded and run on: equal; in REP {run.kinds['rep']}, shadow {run.kinds['shadow']}, HLT {run.kinds['halt']}; "
-        f"{time.monotonic() - start:.0f} s, {run.copy_s:.0f} of them copying")
-    return run.done
+    say(f"second run equal to the first at {again} counts; {run.done} counts saved, loaded and run on: equal; of these in REP "
+        f"{run.kinds['rep']}, shadow {run.kinds['shadow']}, HLT {run.kinds['halt']}; {time.monotonic() - start:.0f} s, "
+        f"{run.copy_s:.0f} of them copying")
 
 
 def over_tls(build, rng, moves):
@@ -235,6 +233,10 @@ def over_tls(build, rng, moves):
     pair = Pair(build)
     stays = fresh(build)
     try:
+        for engine, text in (("soft,icount=0", "icount"), ("kvm,icount=1", "only soft"), ("soft,icount=1", "one vCPU")):
+            r = pair.alpha.vmctl("start", "never", "-p", "2", "-k", os.path.join(CACHE, "vmlinuz"), "--engine", engine, check=False)
+            if r.returncode != 2 or text not in r.stderr:
+                raise Failure(f"vmctl start --engine {engine} -p 2 ended with {r.returncode}: {r.stderr}")
         pair.alpha.vmctl("start", "mover", "-m", "128M", "-k", os.path.join(CACHE, "vmlinuz"), "-r", os.path.join(CACHE, "initramfs.gz"),
                          "-a", CMDLINE, "--cpu-model", "x86-64-v1", "--engine", f"soft,icount={NS},seed={SEED}", "--paused")
         at = pair.alpha
@@ -254,6 +256,9 @@ def over_tls(build, rng, moves):
             stays.control.run_to(count + FURTHER)
             compare(f"move {i} over TLS at count {count}", snapshot(control), snapshot(stays.control))
         control.close()
+        name = at.guest("mover")["engine"]
+        if name != f"soft,icount={NS},seed={SEED}":
+            raise Failure(f"the guest's engine is told as {name}")
         pair.check_one_runner()
     finally:
         stays.close()
@@ -275,10 +280,11 @@ def main():
         return 77
     rng = random.Random(a.seed)
     refusals(a.build)
-    seen, regions = scout(a.build, rng, max(2, a.counts // 50))
-    say(f"first run: {len(seen)} snapshots; the guest halts near counts {regions[:3]}...")
-    save_and_load(a.build, rng, seen, regions, a.counts)
-    over_tls(a.build, rng, a.moves)
+    found = scout(a.build, rng, max(2, a.counts // 50))
+    say(f"first run: {len(found[0])} snapshots; in REP at counts {found[1][:3]}..., halts near {found[2][:3]}...")
+    save_and_load(a.build, rng, found, a.counts)
+    if a.moves:
+        over_tls(a.build, rng, a.moves)
     return 0
 
 
