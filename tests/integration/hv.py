@@ -3,7 +3,6 @@
 import fcntl
 import os
 import socket
-import struct
 import subprocess
 import tempfile
 
@@ -156,24 +155,22 @@ def parts(state):
     return out
 
 
+def varints(data):
+    """A packed repeated field."""
+    out, n, shift = [], 0, 0
+    for byte in data:
+        n |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            out.append(n)
+            n = shift = 0
+    return out
+
+
 def registers(state):
     """What tests look at of vCPU 0."""
     v = parse(parts(state)["vcpu0"])
-    gpr = struct.unpack("<16Q", one(v, 2, b"")) if len(one(v, 2, b"")) == 128 else None
-    if gpr is None:  # packed varints
-        gpr, data = [], one(v, 2, b"")
-        at = 0
-        while at < len(data):
-            n = shift = 0
-            while True:
-                byte = data[at]
-                at += 1
-                n |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    break
-            gpr.append(n)
-    return {"gpr": list(gpr), "rip": one(v, 3), "rflags": one(v, 4), "cr3": one(v, 13), "shadow": one(v, 35), "run_state": one(v, 45)}
+    return {"gpr": varints(one(v, 2, b"")), "rip": one(v, 3), "rflags": one(v, 4), "cr3": one(v, 13), "shadow": one(v, 35), "run_state": one(v, 45)}
 
 
 def describe(memory, cmdline="", initrd=False, icount=None, seed=0, engine="soft", vcpus=1, model="x86-64-v1"):
@@ -204,7 +201,6 @@ class Hypervisor:
         os.write(config, machine)
         self.runlog = os.memfd_create("runlog")
         ready, ready_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         fds = {"config": config, "control": listen.fileno(), "mem": self.memory, "mem-ro": ro, "runlog": self.runlog, "ready": ready_out.fileno()}
         for name, path in (("kernel", kernel), ("initrd", initrd)):
