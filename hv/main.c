@@ -21,6 +21,7 @@
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
+#define ICOUNT_TSC_KHZ 1000000u
 
 enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT };
 
@@ -128,11 +129,12 @@ static int choose_engine(Ferry__Machine *desc, int kvm_fd, struct fy_err *e)
 {
     if (desc->engine[0] && strcmp(desc->engine, "auto") != 0)
         return 0;
-    char *engine = strdup(kvm_fd >= 0 && fy_kvm_fit(kvm_fd) ? "kvm" : "soft");
+    char *engine = strdup(!desc->icount_ns && kvm_fd >= 0 && fy_kvm_fit(kvm_fd) ? "kvm" : "soft");
     if (!engine)
         return fy_fail(e, FY_ERESOURCE, "no memory");
     fy_info("engine %s: %s", engine,
-            kvm_fd < 0                   ? "there is no KVM here"
+            desc->icount_ns              ? "it counts instructions"
+            : kvm_fd < 0                 ? "there is no KVM here"
             : strcmp(engine, "kvm") != 0 ? "this KVM emulates kernels' instructions one by one"
                                          : "KVM runs kernels natively");
     if (desc->engine != protobuf_c_empty_string)
@@ -144,11 +146,18 @@ static int choose_engine(Ferry__Machine *desc, int kvm_fd, struct fy_err *e)
 /* What the engine of the description offers on this host. */
 static int support(const Ferry__Machine *desc, int kvm_fd, struct fy_cpu_support *s, struct fy_err *e)
 {
+    if (!fy_machine_is_soft(desc) && desc->icount_ns)
+        return fy_fail(e, FY_EREFUSED,
+                       "engine \"%s\" does not count instructions: icount is the software engine's",
+                       desc->engine);
     if (!fy_machine_is_soft(desc))
         return kvm_fd < 0
                    ? fy_fail(e, FY_EUNSUPPORTED, "/dev/kvm cannot be opened here (--engine soft needs none)")
                    : fy_kvm_support(kvm_fd, s, e);
     fy_soft_support(s);
+    /* Not what this host happens to measure. */
+    if (desc->icount_ns)
+        s->tsc_khz = ICOUNT_TSC_KHZ;
     return 0;
 }
 
@@ -225,6 +234,14 @@ static void on_ended(void *arg)
     fy_life_ended(&((struct hv *)arg)->life);
 }
 
+static void on_reached(void *arg)
+{
+    struct hv *h = arg;
+    fy_life_reached(&h->life);
+    if (h->server)
+        fy_server_reached(h->server);
+}
+
 static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)
 {
     Ferry__Machine *desc = prepare(o, e);
@@ -246,6 +263,7 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .console_out = on_console_out,
             .console_room = on_console_room,
             .ended = on_ended,
+            .reached = on_reached,
         };
         memcpy(c.run_id, h->run_id, sizeof c.run_id);
         h->m = fy_machine_new(&c, prealloc_ns, e);

@@ -3,6 +3,8 @@
 ferry_unit_test(test_soft_core "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_int "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_sys "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+ferry_unit_test(test_soft_icount "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+target_sources(test_soft_icount PRIVATE ${CMAKE_CURRENT_LIST_DIR}/unit/icount_guest.S)
 
 # The decoder: by hand, in bulk against the disassembler library Zydis, and with any bytes.
 include(${CMAKE_CURRENT_LIST_DIR}/fuzz/ferry_fuzz.cmake)

@@ -22,6 +22,9 @@ struct fy_conn {
     struct fy_watch *watch;
     struct fy_lease lease;
     bool subscribed;
+    /* A run_to that is not answered yet. */
+    bool waits;
+    uint64_t wait_id, wait_count;
     bool dead; /* to be closed once its request is done with */
     struct fy_conn_tracker trackers[FY_TRACKERS_MAX];
 };
@@ -66,18 +69,26 @@ struct fy_answer {
         Ferry__LoadStateReply load_state;
         Ferry__RunReply run;
         Ferry__Empty empty;
+        Ferry__CountReply count;
+        Ferry__DigestReply digest;
     } u;
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
     uint64_t vcpu_dirty[64];
+    char engine[64];
     int fd;        /* to send, -1: none */
     bool close_fd; /* after sending */
+    bool later;    /* the connection waits for its answer */
 };
 
 /* ops.c, ops_tracker.c: carry out a request. fds[0..nfds) came with it and stay the caller's. */
 int fy_op(struct fy_conn *c, const Ferry__Request *req, const int *fds, int nfds, struct fy_answer *a,
           struct fy_err *e);
 int fy_op_tracker(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
+/* ops_icount.c. fy_op_reached: answer the run_to that c waits for, if it is to be answered now; 1: a is
+ * filled, -1: with an error, 0: not yet. */
+int fy_op_icount(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
+int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
 void fy_trackers_close(struct fy_conn *c);
 
 /* console.c */

@@ -33,6 +33,16 @@ static void op_hello(struct fy_server *s, struct fy_answer *a)
     a->resp.hello = r;
 }
 
+/* As vmctl start takes it. */
+static char *engine_name(const Ferry__Machine *d, struct fy_answer *a)
+{
+    if (!d->icount_ns)
+        return d->engine;
+    snprintf(a->engine, sizeof a->engine, "%s,icount=%u,seed=%llu", d->engine, d->icount_ns,
+             (unsigned long long)d->icount_seed);
+    return a->engine;
+}
+
 static void op_status(struct fy_server *s, struct fy_answer *a)
 {
     Ferry__StatusReply *r = &a->u.status;
@@ -52,7 +62,7 @@ static void op_status(struct fy_server *s, struct fy_answer *a)
     r->exit_status = fy_machine_exit_status(s->m);
     r->ran = t.running_ns > 0;
     r->warning = l->warning;
-    r->engine = fy_machine_desc(s->m)->engine;
+    r->engine = engine_name(fy_machine_desc(s->m), a);
     r->user_pauses = l->user_paused;
     a->resp.op_case = FERRY__RESPONSE__OP_STATUS;
     a->resp.status = r;
@@ -238,6 +248,10 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_TRACKER_CLOSE:
     case FERRY__REQUEST__OP_TRACKER_COUNT:
         return fy_op_tracker(c, q, a, e);
+    case FERRY__REQUEST__OP_RUN_TO:
+    case FERRY__REQUEST__OP_COUNT:
+    case FERRY__REQUEST__OP_DIGEST:
+        return fy_op_icount(c, q, a, e);
     case FERRY__REQUEST__OP_SAVE_STATE:
         return op_save(s, a, e);
     case FERRY__REQUEST__OP_LOAD_STATE:

@@ -50,31 +50,46 @@ void fy_answer_empty(struct fy_answer *a)
     a->resp.empty = &a->u.empty;
 }
 
+static void answer_init(struct fy_answer *a)
+{
+    memset(a, 0, sizeof *a);
+    ferry__response__init(&a->resp);
+    a->fd = -1;
+}
+
+/* failed: e, and not a, is the answer. */
+static int answer_send(struct fy_conn *c, uint64_t id, struct fy_answer *a, bool failed, struct fy_err *e)
+{
+    Ferry__ControlOut out = FERRY__CONTROL_OUT__INIT;
+    Ferry__ControlError error = FERRY__CONTROL_ERROR__INIT;
+    if (failed) {
+        if (a->close_fd)
+            fy_close(&a->fd);
+        ferry__response__init(&a->resp);
+        a->fd = -1;
+        error.code = (uint32_t)(e->code ? e->code : FY_EFAIL);
+        error.text = e->text;
+        a->resp.error = &error;
+    }
+    a->resp.id = id;
+    out.kind_case = FERRY__CONTROL_OUT__KIND_RESPONSE;
+    out.response = &a->resp;
+    int r = send_out(c, &out, a->fd);
+    if (a->close_fd)
+        fy_close(&a->fd);
+    return r;
+}
+
 static void answer(struct fy_conn *c, const Ferry__Request *req, const int *fds, int nfds)
 {
     struct fy_answer a;
     struct fy_err e = {.code = 0};
-    Ferry__ControlOut out = FERRY__CONTROL_OUT__INIT;
-    Ferry__ControlError error = FERRY__CONTROL_ERROR__INIT;
-    memset(&a, 0, sizeof a);
-    ferry__response__init(&a.resp);
-    a.fd = -1;
-    if (fy_op(c, req, fds, nfds, &a, &e) < 0) {
-        if (a.close_fd)
-            fy_close(&a.fd);
-        ferry__response__init(&a.resp);
-        a.fd = -1;
-        error.code = (uint32_t)(e.code ? e.code : FY_EFAIL);
-        error.text = e.text;
-        a.resp.error = &error;
-    }
-    a.resp.id = req->id;
-    out.kind_case = FERRY__CONTROL_OUT__KIND_RESPONSE;
-    out.response = &a.resp;
-    if (send_out(c, &out, a.fd) < 0)
+    answer_init(&a);
+    bool failed = fy_op(c, req, fds, nfds, &a, &e) < 0;
+    if (!failed && a.later)
+        return;
+    if (answer_send(c, req->id, &a, failed, &e) < 0)
         c->dead = true;
-    if (a.close_fd)
-        fy_close(&a.fd);
 }
 
 static void on_readable(int sock, unsigned ready, void *arg)
@@ -174,6 +189,21 @@ void fy_server_free(struct fy_server *s)
     free(s);
 }
 
+void fy_server_reached(struct fy_server *s)
+{
+    for (struct fy_conn *c = s->conns; c; c = c->next) {
+        struct fy_answer a;
+        struct fy_err e = {.code = 0};
+        if (!c->waits)
+            continue;
+        answer_init(&a);
+        int r = fy_op_reached(c, &a, &e);
+        /* As below: the loop's next look closes it. */
+        if (r && answer_send(c, c->wait_id, &a, r < 0, &e) < 0)
+            shutdown(c->sock, SHUT_RDWR);
+    }
+}
+
 void fy_server_changed(void *server)
 {
     struct fy_server *s = server;
@@ -190,4 +220,5 @@ void fy_server_changed(void *server)
             c->subscribed = false;
             shutdown(c->sock, SHUT_RDWR);
         }
+    fy_server_reached(s);
 }

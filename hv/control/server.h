@@ -20,6 +20,8 @@ void fy_server_free(struct fy_server *s);
 
 /* For the machine's callbacks. The state is another one: tell subscribers. Main thread. */
 void fy_server_changed(void *server);
+/* The guest stands at the count that was asked for: answer who waits for it. Main thread. */
+void fy_server_reached(struct fy_server *s);
 /* The guest wrote: pass it to viewers. Any thread, console lock held. */
 void fy_server_console_out(struct fy_server *s, const uint8_t *buf, size_t len);
 /* The console takes input again. Any thread. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* An engine runs the vCPUs and the interrupt chips of one machine: `kvm`, later `soft`. The machine calls it
+/* An engine runs the vCPUs and the interrupt chips of one machine: `kvm` or `soft`. The machine calls it
  * through this table and knows nothing else of it. */
 #ifndef FERRY_CPU_CPU_H
 #define FERRY_CPU_CPU_H
@@ -24,6 +24,14 @@ struct fy_engine_config {
     unsigned vcpus;                 /* 1..FY_VCPUS_LIMIT */
     const Ferry__CpuPolicy *policy; /* resolved and checked; outlives the engine */
     uint32_t dirty_ring;            /* entries a vCPU, 0: bitmap */
+    /* Deterministic runs (docs/adr/0005-icount.md): virtual nanoseconds an instruction takes, 0: the host's
+     * time. One vCPU, `soft` only. */
+    uint32_t icount_ns;
+    uint64_t icount_seed;
+    /* With icount_ns: the time asked for by icount->set_alarm has come. The vCPU's thread, between two
+     * instructions; may set the next. */
+    void (*alarm)(void *arg);
+    void *alarm_arg;
 };
 
 /* How a vCPU starts, beside its reset values. */
@@ -35,8 +43,9 @@ struct fy_cpu_boot {
 };
 
 enum fy_vcpu_end {
-    FY_VCPU_KICKED, /* asked to leave; a port or MMIO access may be half done until settle() */
-    FY_VCPU_CRASHED /* the guest cannot go on; the report says why */
+    FY_VCPU_KICKED,  /* asked to leave; a port or MMIO access may be half done until settle() */
+    FY_VCPU_STOPPED, /* at the count of icount->stop_at */
+    FY_VCPU_CRASHED  /* the guest cannot go on; the report says why */
 };
 
 struct fy_engine;
@@ -94,8 +103,38 @@ struct fy_engine_ops {
     bool (*vcpu_dirty)(struct fy_engine *en, uint64_t *pages);
 };
 
+#define FY_ICOUNT_NEVER UINT64_MAX
+#define FY_ICOUNT_MAX (1ull << 62) /* no guest counts as far */
+
+/* Where a guest stands that counts instructions. */
+struct fy_icount_place {
+    uint64_t count;  /* instructions begun since power-on; an iteration of REP counts as one */
+    uint64_t now_ns; /* virtual time */
+    uint64_t rip;
+    bool halted;
+    uint8_t shadow; /* as Vcpu.interrupt_shadow */
+};
+
+/* Of an engine made with icount_ns. Parked and the main thread, unless said otherwise. */
+struct fy_icount_ops {
+    void (*place)(struct fy_engine *en, struct fy_icount_place *out);
+    /* Let vcpu_run end with FY_VCPU_STOPPED once `count` is reached, before anything is delivered there;
+     * FY_ICOUNT_NEVER: do not. It stands until changed. */
+    void (*stop_at)(struct fy_engine *en, uint64_t count);
+    /* Virtual time, and the real time that the guest is shown, in ns. Also the vCPU's thread, in a device. */
+    uint64_t (*now_ns)(struct fy_engine *en);
+    uint64_t (*realtime_ns)(struct fy_engine *en);
+    /* Have the configured alarm called when virtual time has reached `ns`. One is set at a time. Also the
+     * vCPU's thread, in a device. */
+    void (*set_alarm)(struct fy_engine *en, uint64_t ns);
+    void (*save)(struct fy_engine *en, Ferry__Icount *out);
+    /* Before clock_load: the clocks are set against it. FY_ECORRUPT, nothing set, when out of range. */
+    int (*load)(struct fy_engine *en, const Ferry__Icount *in, struct fy_err *e);
+};
+
 struct fy_engine {
     const struct fy_engine_ops *ops;
+    const struct fy_icount_ops *icount; /* NULL: time is the host's */
 };
 
 #endif

@@ -24,6 +24,8 @@ size_t fy_console_scrollback(struct fy_device *console, uint8_t *buf, size_t roo
 /* MC146818 RTC and CMOS at ports 0x70, 0x71, GSI 8. memory_bytes fills the usual size bytes. */
 int fy_rtc_new(struct fy_bus *bus, const struct fy_dev_host *host, uint64_t memory_bytes,
                struct fy_device *out, struct fy_err *e);
+/* The time asked for by host->wake_at has come. */
+void fy_rtc_wake(struct fy_device *rtc);
 
 /* ACPI PM1 event and control blocks, the reset register (port 0xcf9), the i8042's reset command (port
  * 0x64), the power button; GSI 9. Addresses: hv/dev/platform.h. */

@@ -34,6 +34,9 @@ struct fy_dev_host {
     /* Optional: false while the machine is paused; then timers raise no interrupt. NULL: always running. */
     bool (*running)(void *arg);
     struct fy_loop *loop; /* the main thread's, for timers; NULL in tests without time */
+    /* Instead of `loop` where guest time is not the host's: have fy_rtc_wake called when guest_ns has reached
+     * `ns` (all ones: never). A later call replaces an earlier one. */
+    void (*wake_at)(void *arg, uint64_t ns);
 };
 
 /* The device's side; the whole vtable of a chip. */

@@ -34,6 +34,7 @@
 #define UIP_NS 244000ull  /* UIP rises this long before the update */
 #define PAUSED_POLL_MS 10 /* how often a due timer looks whether the machine runs again */
 #define OFFSET_MAX (10000ll * 366 * 86400)
+#define NEVER UINT64_MAX
 
 struct rtc_regs {
     uint8_t cmos[RTC_CMOS];
@@ -130,20 +131,27 @@ static void catch_up(struct rtc *t)
     update_irq(t);
 }
 
-/* Milliseconds to the next event that raises an interrupt, 0 for none. */
-static uint64_t next_event_ms(struct rtc *t)
+/* Nanoseconds to the next event that raises an interrupt, or NEVER. */
+static uint64_t next_event_ns(struct rtc *t)
 {
     const struct rtc_regs *r = &t->r;
-    uint64_t ns = UINT64_MAX;
+    uint64_t ns = NEVER;
     if (r->cmos[RTC_C] & C_IRQ)
-        return 0; /* nothing new can rise before the guest reads register C, and that arms again */
+        return ns; /* nothing new can rise before the guest reads register C, and that arms again */
     if (r->cmos[RTC_B] & B_PIE && r->periodic_due) {
         uint64_t g = t->host->guest_ns(t->host->arg);
         ns = r->periodic_due > g ? r->periodic_due - g : 0;
     }
     if (r->cmos[RTC_B] & (B_UIE | B_AIE) && !r->frozen)
         ns = FY_MIN(ns, NS_PER_S - now_ns(t) % NS_PER_S);
-    if (ns == UINT64_MAX)
+    return ns;
+}
+
+/* Milliseconds to it, 0 for none. */
+static uint64_t next_event_ms(struct rtc *t)
+{
+    uint64_t ns = next_event_ns(t);
+    if (ns == NEVER)
         return 0;
     if (!running(t))
         return PAUSED_POLL_MS;
@@ -169,6 +177,22 @@ static void on_timer(void *arg)
     pthread_mutex_unlock(&t->lock);
 }
 
+/* The lock is held. */
+static void arm_guest_time(struct rtc *t)
+{
+    uint64_t ns = next_event_ns(t);
+    t->host->wake_at(t->host->arg, ns == NEVER ? NEVER : t->host->guest_ns(t->host->arg) + ns);
+}
+
+void fy_rtc_wake(struct fy_device *rtc)
+{
+    struct rtc *t = rtc->dev;
+    pthread_mutex_lock(&t->lock);
+    catch_up(t);
+    arm_guest_time(t);
+    pthread_mutex_unlock(&t->lock);
+}
+
 static void destroy(struct rtc *t)
 {
     pthread_mutex_destroy(&t->lock);
@@ -191,6 +215,8 @@ static void on_posted(void *arg)
 /* A register that decides about timers has changed; the loop's thread arms anew. The lock is held. */
 static void rearm(struct rtc *t)
 {
+    if (t->host->wake_at)
+        arm_guest_time(t);
     if (!t->timer || t->posted)
         return;
     if (!(t->r.cmos[RTC_B] & (B_PIE | B_AIE | B_UIE)))
@@ -325,6 +351,19 @@ static void rtc_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
     pthread_mutex_unlock(&t->lock);
 }
 
+/* A tick that is due and not taken yet goes along as one that has been, and the next keeps the phase. */
+static uint64_t periodic_distance(const struct rtc *t, uint8_t *cmos)
+{
+    const struct rtc_regs *r = &t->r;
+    uint64_t period = periodic_ns(r), g = t->host->guest_ns(t->host->arg);
+    if (r->periodic_due > g || !period)
+        return r->periodic_due > g ? r->periodic_due - g : 0;
+    cmos[RTC_C] |= C_PF;
+    if (cmos[RTC_B] & C_PF)
+        cmos[RTC_C] |= C_IRQ;
+    return period - (g - r->periodic_due) % period;
+}
+
 static int rtc_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
 {
     struct rtc *t = dev;
@@ -339,10 +378,8 @@ static int rtc_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
     m.frozen_s = r->frozen ? r->frozen_s : 0;
     m.updated_s = t->updated_s;
     m.periodic_on = r->periodic_due != 0;
-    if (r->periodic_due) {
-        uint64_t g = t->host->guest_ns(t->host->arg);
-        m.periodic_due_ns = r->periodic_due > g ? r->periodic_due - g : 0;
-    }
+    if (r->periodic_due)
+        m.periodic_due_ns = periodic_distance(t, cmos);
     pthread_mutex_unlock(&t->lock);
     m.cmos = (ProtobufCBinaryData){.len = sizeof cmos, .data = cmos};
     return fy_state_pack(&m.base, buf, len, e);

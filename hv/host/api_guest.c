@@ -7,6 +7,7 @@
 #include "hv/base/hex.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/engine.h"
 #include "hv/host/guests.h"
 #include "proto/wire.h"
 
@@ -73,9 +74,9 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
-    if (*op->engine && strcmp(op->engine, "auto") != 0 && strcmp(op->engine, "kvm") != 0 &&
-        strcmp(op->engine, "soft") != 0)
-        return fy_fail(e, FY_EUSAGE, "no engine %s (auto, kvm or soft)", op->engine);
+    struct fyd_engine engine;
+    if (fyd_engine_parse(op->engine, &engine, e) < 0 || fyd_engine_fits(&engine, op->vcpus, e) < 0)
+        return -1;
     if (disk < FYD_DISK_MARGIN)
         return fy_fail(e, FY_ERESOURCE, "only %llu KiB of disk space are free under %s (free some)",
                        (unsigned long long)(disk >> 10), d->root);
@@ -108,6 +109,7 @@ struct start {
     Ferry__ApiStart *op; /* owned */
     int kernel, initrd;
     uint8_t uuid[FYD_ID_LEN];
+    struct fyd_engine engine;
 };
 
 static void free_start(struct start *s)
@@ -152,7 +154,10 @@ static void fill_machine(struct start *s)
     m->prealloc = op->prealloc;
     m->debug_exit = op->debug_exit;
     m->dirty_ring = op->dirty_ring;
-    m->engine = *op->engine ? op->engine : (char *)(uintptr_t) "auto";
+    fyd_engine_parse(op->engine, &s->engine, NULL); /* check_start has found it right */
+    m->engine = s->engine.name;
+    m->icount_ns = s->engine.icount_ns;
+    m->icount_seed = s->engine.icount_seed;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
 }

@@ -63,7 +63,7 @@ struct fyd_guest {
     char report[FYD_REPORT_MAX];
     char moved_to[FYD_NAME_MAX];
     char warning[256];
-    char engine[16];
+    char engine[64];
     int32_t exit_status;
     uint8_t handover[FYD_ID_LEN];
     /* of the last status */

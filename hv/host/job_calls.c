@@ -261,7 +261,8 @@ static void create_begin(void *arg)
  * choice. */
 static int pick_engine(struct create *c)
 {
-    const char *want = c->d->engine;
+    /* A guest that counts instructions would see another engine. */
+    const char *want = c->machine->icount_ns ? c->machine->engine : c->d->engine;
     if (!*want && !strcmp(c->machine->engine, "kvm") && access("/dev/kvm", R_OK | W_OK) < 0)
         want = "soft";
     char *engine = strdup(*want ? want : c->machine->engine);

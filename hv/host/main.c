@@ -44,7 +44,8 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
             break;
         case 'e':
             if (strcmp(optarg, "kvm") != 0 && strcmp(optarg, "soft") != 0 && strcmp(optarg, "auto") != 0) {
-                fprintf(stderr, "ferryd: no engine %s (kvm, soft or auto)\n", optarg);
+                fprintf(stderr, "ferryd: no engine %s (kvm, soft or auto; icount is a guest's own)\n",
+                        optarg);
                 return FY_EUSAGE;
             }
             o->engine = optarg;

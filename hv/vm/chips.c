@@ -8,6 +8,8 @@
 
 uint64_t fy_machine_guest_ns(struct fy_machine *m)
 {
+    if (m->engine->icount)
+        return m->engine->icount->now_ns(m->engine);
     if (__atomic_load_n(&m->clock_frozen, __ATOMIC_ACQUIRE))
         return __atomic_load_n(&m->clock_frozen_ns, __ATOMIC_RELAXED);
     return fy_now_ns() + (uint64_t)__atomic_load_n(&m->clock_offset, __ATOMIC_RELAXED);
@@ -24,16 +26,26 @@ static uint64_t host_guest_ns(void *arg)
     return fy_machine_guest_ns(arg);
 }
 
-static int64_t host_realtime_s(void *arg)
-{
-    (void)arg;
-    return (int64_t)(fy_realtime_ns() / 1000000000u);
-}
-
 static uint64_t host_realtime_ns(void *arg)
 {
-    (void)arg;
-    return fy_realtime_ns();
+    struct fy_machine *m = arg;
+    return m->engine->icount ? m->engine->icount->realtime_ns(m->engine) : fy_realtime_ns();
+}
+
+static int64_t host_realtime_s(void *arg)
+{
+    return (int64_t)(host_realtime_ns(arg) / 1000000000u);
+}
+
+static void host_wake_at(void *arg, uint64_t ns)
+{
+    struct fy_machine *m = arg;
+    m->engine->icount->set_alarm(m->engine, ns);
+}
+
+void fy_machine_alarm(void *arg)
+{
+    fy_rtc_wake(&((struct fy_machine *)arg)->devices[DEV_RTC]);
 }
 
 static bool host_running(void *arg)
@@ -88,7 +100,8 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .console_room = host_console_room,
         .realtime_ns = host_realtime_ns,
         .running = host_running,
-        .loop = m->loop,
+        .loop = m->engine->icount ? NULL : m->loop,
+        .wake_at = m->engine->icount ? host_wake_at : NULL,
     };
     struct fy_device *d = m->devices;
     if (fy_console_new(&d[DEV_CONSOLE], e) < 0)

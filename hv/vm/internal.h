@@ -35,12 +35,14 @@ struct fy_machine {
     void (*console_out)(void *arg, const uint8_t *buf, size_t len);
     void (*console_room)(void *arg);
     void (*ended)(void *arg);
+    void (*reached)(void *arg);
     pthread_mutex_t console_lock;
 
     pthread_mutex_t lock;
     pthread_cond_t wake;   /* `run` or `quit` became true */
     pthread_cond_t parked; /* a thread parked, entered, or the guest ended */
     bool run, quit;
+    bool at_stop; /* the vCPU stands at the count of fy_machine_stop_at */
     unsigned parked_count;
     uint64_t first_run_ns;
     enum fy_end end;
@@ -73,5 +75,7 @@ int fy_machine_list_devices(Ferry__Machine *desc, const struct fy_device *device
                             struct fy_err *e);
 struct fy_device *fy_machine_device(struct fy_machine *m, const char *id);
 uint64_t fy_machine_guest_ns(struct fy_machine *m);
+/* struct fy_engine_config's alarm, with the machine as arg. */
+void fy_machine_alarm(void *machine);
 
 #endif

@@ -147,6 +147,7 @@ int fy_life_pause(struct fy_life *l, struct fy_lease *lease, uint64_t *ns, struc
     }
     if (!lease) {
         l->user_paused = true;
+        fy_machine_stop_at(l->m, FY_ICOUNT_NEVER, NULL); /* where it counts at all */
     } else if (!holds(l, lease)) {
         *lease = (struct fy_lease){true, l->lease_epoch};
         l->leases++;
@@ -179,6 +180,34 @@ void fy_life_lease_end(struct fy_life *l, struct fy_lease *lease)
         return;
     lease->held = false;
     l->leases--;
+    apply(l);
+}
+
+int fy_life_run_to(struct fy_life *l, uint64_t count, struct fy_err *e)
+{
+    struct fy_icount_place at;
+    if (fy_life_state(l) != FERRY__GUEST_STATE__GUEST_PAUSED || !l->user_paused || l->leases)
+        return fy_fail(e, FY_ESTATE, "cannot run to a count: the guest must be paused, by an operator only");
+    if (fy_machine_place(l->m, &at, e) < 0)
+        return -1;
+    if (count < at.count || count >= FY_ICOUNT_MAX)
+        return fy_fail(
+            e, FY_EUSAGE, "cannot run to count %llu: the guest stands at %llu, and the last is %llu",
+            (unsigned long long)count, (unsigned long long)at.count, (unsigned long long)FY_ICOUNT_MAX - 1);
+    if (count == at.count)
+        return 0;
+    if (fy_machine_stop_at(l->m, count, e) < 0)
+        return -1;
+    l->user_paused = false;
+    apply(l);
+    return 0;
+}
+
+void fy_life_reached(struct fy_life *l)
+{
+    if (!lives(l))
+        return;
+    l->user_paused = true;
     apply(l);
 }
 

@@ -56,6 +56,12 @@ int fy_life_resume(struct fy_life *l, struct fy_lease *lease, struct fy_err *e);
 /* The lease's holder is gone. */
 void fy_life_lease_end(struct fy_life *l, struct fy_lease *lease);
 
+/* Let a guest that counts instructions, paused by an operator only, go on until `count` (not behind it), then
+ * pause it for the operator again; it may stand there at once. */
+int fy_life_run_to(struct fy_life *l, uint64_t count, struct fy_err *e);
+/* It stands there: the machine's `reached` callback. */
+void fy_life_reached(struct fy_life *l);
+
 /* Needs a paused guest; the same ID again has no effect. */
 int fy_life_latch(struct fy_life *l, const uint8_t id[16], struct fy_err *e);
 int fy_life_resolve(struct fy_life *l, const uint8_t id[16], bool run_here, struct fy_err *e);

@@ -19,6 +19,7 @@ struct scratch {
     Ferry__IrqChips *chips;
     Ferry__Pit *pit;
     Ferry__Clock *clock;
+    Ferry__Icount *icount;
     const Ferry__StatePart *devices[DEV_MAX];
 };
 
@@ -33,6 +34,8 @@ static void scratch_free(struct scratch *s)
         ferry__pit__free_unpacked(s->pit, NULL);
     if (s->clock)
         ferry__clock__free_unpacked(s->clock, NULL);
+    if (s->icount)
+        ferry__icount__free_unpacked(s->icount, NULL);
     if (s->file)
         ferry__state_file__free_unpacked(s->file, NULL);
 }
@@ -74,7 +77,8 @@ static int vcpu_number(const char *id)
     return strcmp(text, id) != 0 ? -1 : (int)n;
 }
 
-static int parse_platform(struct scratch *s, const Ferry__StatePart *p, bool *known, struct fy_err *e)
+static int parse_platform(struct fy_machine *m, struct scratch *s, const Ferry__StatePart *p, bool *known,
+                          struct fy_err *e)
 {
     *known = true;
     if (!strcmp(p->id, "irqchip")) {
@@ -95,6 +99,12 @@ static int parse_platform(struct scratch *s, const Ferry__StatePart *p, bool *kn
         s->clock = ferry__clock__unpack(NULL, p->body.len, p->body.data);
         return s->clock ? 0 : unreadable(p->id, e);
     }
+    if (!strcmp(p->id, "icount") && m->engine->icount) {
+        if (s->icount)
+            return twice(p->id, e);
+        s->icount = ferry__icount__unpack(NULL, p->body.len, p->body.data);
+        return s->icount ? 0 : unreadable(p->id, e);
+    }
     *known = false;
     return 0;
 }
@@ -104,13 +114,14 @@ static int parse_part(struct fy_machine *m, struct scratch *s, const Ferry__Stat
     int n = vcpu_number(p->id);
     bool known = false;
     bool engine = n >= 0 && (unsigned)n < m->vcpus;
-    if (engine || !strcmp(p->id, "irqchip") || !strcmp(p->id, "pit") || !strcmp(p->id, "clock"))
+    if (engine || !strcmp(p->id, "irqchip") || !strcmp(p->id, "pit") || !strcmp(p->id, "clock") ||
+        (!strcmp(p->id, "icount") && m->engine->icount))
         if (p->version != 1)
             return fy_fail(e, FY_EUNSUPPORTED, "state: part %s has version %u, 1 is known here", p->id,
                            p->version);
     if (engine)
         return parse_vcpu(m, s, (unsigned)n, p, e);
-    if (parse_platform(s, p, &known, e) < 0)
+    if (parse_platform(m, s, p, &known, e) < 0)
         return -1;
     if (known)
         return 0;
@@ -151,6 +162,8 @@ static int parse(struct fy_machine *m, struct scratch *s, const uint8_t *buf, si
                        !s->chips ? "irqchip"
                        : !s->pit ? "pit"
                                  : "clock");
+    if (m->engine->icount && !s->icount)
+        return fy_fail(e, FY_ECORRUPT, "state: icount is missing");
     for (unsigned i = 0; i < m->device_count; i++)
         if (!s->devices[i])
             return fy_fail(e, FY_ECORRUPT, "state: %s is missing", m->devices[i].id);
@@ -161,6 +174,8 @@ static int commit(struct fy_machine *m, struct scratch *s, char *warning, struct
 {
     const struct fy_engine_ops *ops = m->engine->ops;
     uint64_t elapsed = 0;
+    if (s->icount && m->engine->icount->load(m->engine, s->icount, e) < 0)
+        return -1;
     if (ops->clock_load(m->engine, s->clock, s->tsc, &elapsed, warning, e) < 0)
         return -1;
     /* The devices' clock stands at its saved value plus what has passed, and goes on from there. */

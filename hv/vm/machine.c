@@ -67,6 +67,17 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
     if (d->engine[0] && strcmp(d->engine, "kvm") != 0 && strcmp(d->engine, "soft") != 0 &&
         strcmp(d->engine, "auto") != 0)
         fy_reason_add(&why, FY_EREFUSED, "engine \"%s\" is not known here (kvm or soft)", d->engine);
+    if (d->icount_ns && !fy_machine_is_soft(d))
+        fy_reason_add(&why, FY_EREFUSED,
+                      "engine \"%s\" does not count instructions: icount is the software engine's",
+                      d->engine);
+    if (d->icount_ns && d->vcpus != 1)
+        fy_reason_add(&why, FY_EREFUSED, "icount is for one vCPU, not %u", d->vcpus);
+    if (d->icount_ns > FY_ICOUNT_NS_MAX)
+        fy_reason_add(&why, FY_EREFUSED, "icount: %u ns an instruction: at most %u", d->icount_ns,
+                      FY_ICOUNT_NS_MAX);
+    if (!d->icount_ns && d->icount_seed)
+        fy_reason_add(&why, FY_EREFUSED, "a seed without icount");
     if (fy_machine_is_soft(d) && d->dirty_ring)
         fy_reason_add(&why, FY_EREFUSED, "a dirty ring is KVM's: the software engine has none");
     check_devices(d, &why);
@@ -178,6 +189,10 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
         .vcpus = d->vcpus,
         .policy = d->cpu,
         .dirty_ring = d->dirty_ring,
+        .icount_ns = d->icount_ns,
+        .icount_seed = d->icount_seed,
+        .alarm = fy_machine_alarm,
+        .alarm_arg = m,
     };
     m->engine = fy_machine_is_soft(d) ? fy_soft_engine_new(&ec, e) : fy_kvm_engine_new(c->kvm_fd, &ec, e);
     if (!m->engine)
@@ -215,6 +230,7 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     m->console_out = c->console_out;
     m->console_room = c->console_room;
     m->ended = c->ended;
+    m->reached = c->reached;
     m->exit_status = -1;
     m->clock_frozen = true;
     m->clock_offset = -(int64_t)fy_now_ns();
@@ -270,6 +286,34 @@ struct fy_gmem *fy_machine_memory(struct fy_machine *m)
 struct fy_logdirty *fy_machine_logdirty(struct fy_machine *m)
 {
     return m->logdirty;
+}
+
+static int needs_icount(const struct fy_machine *m, struct fy_err *e)
+{
+    return m->engine->icount
+               ? 0
+               : fy_fail(e, FY_EUNSUPPORTED,
+                         "this guest's engine does not count instructions (start it with --engine "
+                         "soft,icount=NS)");
+}
+
+int fy_machine_place(struct fy_machine *m, struct fy_icount_place *out, struct fy_err *e)
+{
+    if (needs_icount(m, e) < 0)
+        return -1;
+    m->engine->icount->place(m->engine, out);
+    return 0;
+}
+
+int fy_machine_stop_at(struct fy_machine *m, uint64_t count, struct fy_err *e)
+{
+    if (needs_icount(m, e) < 0)
+        return -1;
+    pthread_mutex_lock(&m->lock);
+    m->at_stop = false;
+    pthread_mutex_unlock(&m->lock);
+    m->engine->icount->stop_at(m->engine, count);
+    return 0;
 }
 
 bool fy_machine_vcpu_dirty(struct fy_machine *m, uint64_t *pages)

@@ -10,6 +10,7 @@
 
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
+#include "hv/cpu/cpu.h"
 #include "hv/cpu/model.h"
 #include "hv/mem/guest.h"
 #include "hv/mem/logdirty.h"
@@ -35,6 +36,8 @@ struct fy_machine_config {
     void (*console_room)(void *arg);
     /* The guest has ended itself (fy_machine_end is not FY_END_NONE); all vCPUs are parked. Main thread. */
     void (*ended)(void *arg);
+    /* The count of fy_machine_stop_at is reached (and no more asked for); parked. Main thread. */
+    void (*reached)(void *arg);
 };
 
 /* Check a description against this build and host without making anything: revision, sizes, devices, CPU
@@ -82,6 +85,12 @@ int fy_machine_save(struct fy_machine *m, uint8_t **buf, size_t *len, struct fy_
 /* Parse, validate all, then commit. warning: FY_ERR_TEXT bytes, "" where there is none. On an error found
  * before the commit nothing has changed; on a later one the machine must not run. Parked. */
 int fy_machine_load(struct fy_machine *m, const uint8_t *buf, size_t len, char *warning, struct fy_err *e);
+
+/* Of a machine whose time is its count of instructions (docs/adr/0005-icount.md); FY_EUNSUPPORTED of another.
+ * Parked. */
+int fy_machine_place(struct fy_machine *m, struct fy_icount_place *out, struct fy_err *e);
+/* The next run ends at `count`, or with `reached` called. One is set at a time; FY_ICOUNT_NEVER: none. */
+int fy_machine_stop_at(struct fy_machine *m, uint64_t count, struct fy_err *e);
 
 const Ferry__Machine *fy_machine_desc(const struct fy_machine *m); /* complete, with devices */
 struct fy_gmem *fy_machine_memory(struct fy_machine *m);

@@ -36,6 +36,33 @@ static void on_ended(void *arg)
         m->ended(m->arg);
 }
 
+static void on_reached(void *arg)
+{
+    struct fy_machine *m = arg;
+    pthread_mutex_lock(&m->lock);
+    bool there = m->at_stop;
+    m->at_stop = false;
+    pthread_mutex_unlock(&m->lock);
+    if (!there)
+        return;
+    fy_machine_pause(m);
+    m->engine->icount->stop_at(m->engine, FY_ICOUNT_NEVER);
+    if (m->reached)
+        m->reached(m->arg);
+}
+
+/* The vCPU's thread. */
+static void reached(struct fy_machine *m)
+{
+    pthread_mutex_lock(&m->lock);
+    m->run = false;
+    m->at_stop = true;
+    pthread_mutex_unlock(&m->lock);
+    struct fy_err e;
+    if (fy_loop_post(m->loop, on_reached, m, &e) < 0)
+        fy_error("the guest stands at its count and the main thread cannot be told: %s", e.text);
+}
+
 void fy_machine_request_end(struct fy_machine *m, enum fy_end end, int status, const char *report)
 {
     bool first = false;
@@ -100,6 +127,8 @@ static void *vcpu_main(void *arg)
         enum fy_vcpu_end end = ops->vcpu_run(m->engine, t->index, report);
         if (end == FY_VCPU_KICKED)
             ops->vcpu_settle(m->engine, t->index);
+        else if (end == FY_VCPU_STOPPED)
+            reached(m);
         else
             fy_machine_request_end(m, FY_END_CRASH, -1, report);
         pthread_mutex_lock(&m->lock);

@@ -42,6 +42,15 @@ static int add_message(struct parts *p, const char *id, const ProtobufCMessage *
     return add_part(p, id, 1, buf, len, e);
 }
 
+static int add_icount(struct fy_machine *m, struct parts *p, struct fy_err *e)
+{
+    Ferry__Icount i = FERRY__ICOUNT__INIT;
+    if (!m->engine->icount)
+        return 0;
+    m->engine->icount->save(m->engine, &i);
+    return add_message(p, "icount", &i.base, e);
+}
+
 static int add_vcpus(struct fy_machine *m, struct parts *p, struct fy_err *e)
 {
     Ferry__Vcpu *v[FY_VCPUS_LIMIT];
@@ -108,6 +117,8 @@ int fy_machine_save(struct fy_machine *m, uint8_t **buf, size_t *len, struct fy_
     int r = add_vcpus(m, &p, e);
     if (r == 0)
         r = add_chips(m, &p, e);
+    if (r == 0)
+        r = add_icount(m, &p, e);
     if (r == 0) {
         *len = ferry__state_file__get_packed_size(&p.file);
         *buf = malloc(*len);

@@ -92,6 +92,7 @@ static int make_config(const struct hvproc_options *o)
         m.name = (char *)(uintptr_t) "test";
         m.memory_bytes = o->memory ? o->memory : 64u << 20;
         m.vcpus = o->vcpus ? o->vcpus : 1;
+        m.engine = (char *)(uintptr_t) "kvm"; /* left to itself, ferry-hv may find this host's unfit */
         cpu.model = (char *)(uintptr_t)(o->model ? o->model : "");
         m.cpu = &cpu;
         m.debug_exit = o->debug_exit;

@@ -19,6 +19,7 @@
 #include "hv/host/chan.h"
 #include "hv/host/daemon.h"
 #include "hv/host/digest.h"
+#include "hv/host/engine.h"
 #include "hv/host/peers.h"
 #include "hv/host/runlog.h"
 #include "hv/host/spawn.h"
@@ -295,12 +296,69 @@ static void test_kill(void **state)
     close(again);
 }
 
+static void test_engine(void **state)
+{
+    (void)state;
+    struct fyd_engine g;
+    struct fy_err e;
+    static const struct {
+        const char *text, *name;
+        uint32_t ns;
+        uint64_t seed;
+    } good[] = {
+        {"", "auto", 0, 0},
+        {"auto", "auto", 0, 0},
+        {"kvm", "kvm", 0, 0},
+        {"soft", "soft", 0, 0},
+        {"soft,icount=1", "soft", 1, 0},
+        {"soft,icount=1000000,seed=0xffffffffffffffff", "soft", 1000000, UINT64_MAX},
+        {"soft,seed=3,icount=10", "soft", 10, 3},
+    };
+    static const char *const bad[] = {
+        "kvmm",
+        "soft,",
+        "soft,icount",
+        "soft,icount=",
+        "soft,icount=0",
+        "kvm,icount=1",
+        "auto,icount=1",
+        ",icount=1",
+        "soft,icount=-1",
+        "soft,icount=1000001",
+        "soft,icount=1x",
+        "soft,seed=1",
+        "soft,icount=1,seed=",
+        "soft,icount=1,seed=18446744073709551616",
+        "soft,icount= 1",
+        "soft,shift=1",
+        "soft,icount=1,seed=0,icount=2,seed=11111111111111111111111111",
+    };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        assert_int_equal(fyd_engine_parse(good[i].text, &g, &e), 0);
+        assert_string_equal(g.name, good[i].name);
+        assert_int_equal(g.icount_ns, good[i].ns);
+        assert_true(g.icount_seed == good[i].seed);
+        assert_int_equal(fyd_engine_fits(&g, 0, &e), 0);
+        assert_int_equal(fyd_engine_fits(&g, 1, &e), 0);
+        assert_int_equal(fyd_engine_fits(&g, 2, &e), good[i].ns ? -1 : 0);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        memset(&g, 0xa5, sizeof g);
+        const struct fyd_engine was = g;
+        if (fyd_engine_parse(bad[i], &g, &e) != -1)
+            fail_msg("%s is taken", bad[i]);
+        assert_int_equal(e.code, FY_EUSAGE);
+        assert_memory_equal(&g, &was, sizeof g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_token),   cmocka_unit_test(test_preface), cmocka_unit_test(test_address),
-        cmocka_unit_test(test_names),   cmocka_unit_test(test_runlog),  cmocka_unit_test(test_digest),
-        cmocka_unit_test(test_channel), cmocka_unit_test(test_spawn),   cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_token),  cmocka_unit_test(test_preface), cmocka_unit_test(test_address),
+        cmocka_unit_test(test_names),  cmocka_unit_test(test_runlog),  cmocka_unit_test(test_digest),
+        cmocka_unit_test(test_engine), cmocka_unit_test(test_channel), cmocka_unit_test(test_spawn),
+        cmocka_unit_test(test_kill),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

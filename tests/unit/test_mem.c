@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "hv/mem/bus.h"
+#include "hv/mem/digest.h"
 #include "hv/mem/guest.h"
 
 static int sealed(uint64_t bytes)
@@ -141,12 +142,48 @@ static void test_bus(void **state)
     fy_bus_free(bus);
 }
 
+static uint64_t digest(const struct fy_gmem *m)
+{
+    uint64_t d;
+    assert_int_equal(fy_gmem_digest(m, &d, NULL), 0);
+    return d;
+}
+
+static void test_digest(void **state)
+{
+    (void)state;
+    struct fy_gmem *m = fy_gmem_open(sealed(2u << 20), sealed(2u << 20), 2u << 20, false, NULL);
+    struct stat st;
+    uint8_t page[4096];
+    assert_non_null(m);
+    assert_true(digest(m) == 0);
+    assert_int_equal(fstat(m->fd, &st), 0);
+    assert_int_equal(st.st_blocks, 0); /* no hole was filled */
+    memset(m->host + 7 * 4096, 0, 4096);
+    assert_true(digest(m) == 0); /* zeros are like holes */
+    for (unsigned i = 0; i < sizeof page; i++)
+        page[i] = (uint8_t)(i * 7);
+    memcpy(m->host + 3 * 4096, page, 4096);
+    uint64_t at3 = digest(m);
+    m->host[3 * 4096 + 4095] ^= 1;
+    assert_true(digest(m) != at3);
+    m->host[3 * 4096 + 4095] ^= 1;
+    assert_true(digest(m) == at3);
+    memset(m->host + 3 * 4096, 0, 4096);
+    memcpy(m->host + 4 * 4096, page, 4096);
+    assert_true(digest(m) != at3); /* where a page lies counts */
+    memcpy(m->host + 3 * 4096, page, 4096);
+    memset(m->host + 4 * 4096, 0, 4096);
+    assert_true(digest(m) == at3);
+    fy_gmem_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layout), cmocka_unit_test(test_open_refuses),
         cmocka_unit_test(test_access), cmocka_unit_test(test_prealloc_keeps),
-        cmocka_unit_test(test_bus),
+        cmocka_unit_test(test_bus),    cmocka_unit_test(test_digest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -236,6 +236,47 @@ static void timers_of_the_loop(void **state)
     fy_loop_free(r.loop);
 }
 
+static uint64_t wake;
+
+static void wake_at(void *arg, uint64_t ns)
+{
+    (void)arg;
+    wake = ns;
+}
+
+/* On guest time: interrupts come at their nanosecond, and a tick that is due at a save keeps its phase. */
+static void guest_time(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t period = S / 1024, made = f->guest_ns;
+    uint8_t *buf;
+    size_t len;
+    f->host.wake_at = wake_at;
+    wake = 0;
+    tick(f, period / 2);
+    put(f, 11, 0x42); /* periodic interrupts, 24 hours */
+    assert_true(wake == made + period);
+    tick(f, wake - f->guest_ns - 1);
+    fy_rtc_wake(&f->dev);
+    assert_false(IRQ(f));
+    assert_true(wake == made + period);
+    tick(f, 1);
+    fy_rtc_wake(&f->dev);
+    assert_true(IRQ(f) && wake == UINT64_MAX); /* nothing new before register C is read */
+    assert_int_equal(get(f, 12) & 0xc0, 0xc0);
+    assert_true(!IRQ(f) && wake == made + 2 * period);
+    /* Two and a half periods later it has not looked yet. */
+    tick(f, 5 * period / 2);
+    assert_int_equal(f->dev.ops->save(f->dev.dev, &buf, &len, NULL), 0);
+    assert_int_equal(f->dev.ops->load(f->dev.dev, buf, len, NULL), 0);
+    free(buf);
+    assert_true(IRQ(f));
+    assert_int_equal(get(f, 12) & 0xc0, 0xc0);
+    assert_true(wake == made + 4 * period);
+    put(f, 11, 0x12); /* update-ended interrupts instead */
+    assert_true(wake == f->guest_ns + S - f->realtime_ns % S);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(update_in_progress, setup, teardown),
         cmocka_unit_test_setup_teardown(flags_and_interrupts, setup, teardown),
         cmocka_unit_test_setup_teardown(alarm_rings_over_a_move, setup, teardown),
+        cmocka_unit_test_setup_teardown(guest_time, setup, teardown),
         cmocka_unit_test_setup_teardown(states, setup, teardown),
         cmocka_unit_test(timers_of_the_loop),
     };

@@ -46,7 +46,7 @@ bool soft_resolve(struct soft_cpu *c, uint64_t lin, unsigned len, enum soft_acce
     return true;
 }
 
-void soft_ram_written(struct soft_cpu *c, const uint8_t *host, unsigned len)
+void soft_ram_marked(struct soft_cpu *c, const uint8_t *host, unsigned len)
 {
     struct soft_vm *vm = c->vm;
     uint64_t offset = (uint64_t)(host - vm->gmem->host), page = offset / 4096;
@@ -59,6 +59,13 @@ void soft_ram_written(struct soft_cpu *c, const uint8_t *host, unsigned len)
     uint64_t lines = (~0ull << first) & (~0ull >> (63 - (last & 63)));
     if (__atomic_load_n(&vm->code_lines[page], __ATOMIC_SEQ_CST) & lines)
         soft_code_written(vm, c, page);
+}
+
+void soft_ram_written(struct soft_cpu *c, const uint8_t *host, unsigned len)
+{
+    soft_ram_marked(c, host, len);
+    if (SOFT_UNLIKELY(c->vm->tables != NULL))
+        soft_table_written(c, host, len);
 }
 
 static uint64_t device(struct soft_cpu *c, uint64_t gpa, unsigned size, bool write, uint64_t value)
@@ -179,7 +186,8 @@ static void write_span(struct soft_cpu *c, const struct soft_span *s, const void
         return;
     }
     soft_copy(s->host, from, s->len);
-    if (!s->way)
+    /* The walk for the second page may have found a table in the first. */
+    if (!s->way || SOFT_UNLIKELY(c->vm->tables != NULL))
         soft_ram_written(c, s->host, s->len);
 }
 
@@ -187,7 +195,7 @@ static void write_span(struct soft_cpu *c, const struct soft_span *s, const void
  * in a block of its own. */
 static bool exact(struct soft_cpu *c, const struct soft_span *s, unsigned n)
 {
-    if (SOFT_LIKELY(!c->vm->icount) || c->block->count <= 1)
+    if (SOFT_LIKELY(!c->vm->icount) || (c->block->flags & SOFT_B_SINGLE))
         return true;
     for (unsigned i = 0; i < n; i++)
         if (!s[i].host)

@@ -119,6 +119,14 @@ void soft_code_drop(struct soft_cpu *c, uint64_t page)
     p->first = NULL;
 }
 
+void soft_code_leave(struct soft_cpu *c)
+{
+    if (c->block != &soft_unlinked && !(c->block->flags & SOFT_B_SINGLE))
+        poison(c, c->block);
+    /* For a branch, which does not look at its block again. */
+    __atomic_store_n(&c->limit, 0, __ATOMIC_SEQ_CST);
+}
+
 void soft_code_drop_all(struct soft_cpu *c)
 {
     for (unsigned i = 0; i < HASH; i++)
@@ -270,8 +278,12 @@ static bool decode_page(struct soft_cpu *c, struct soft_block *b, const uint8_t 
             in->disp += in->off;
         b->count++;
         at += (unsigned)len;
-        if ((soft_rows[in->row].flags & SOFT_R_END) || (c->vm->icount && wants_count(in)))
+        if (soft_rows[in->row].flags & SOFT_R_END)
             break;
+        if (c->vm->icount && wants_count(in)) {
+            b->flags |= SOFT_B_COUNTED;
+            break;
+        }
     }
     b->bytes = (uint16_t)(at - start);
     return true;
@@ -302,7 +314,7 @@ static bool decode_straddle(struct soft_cpu *c, struct soft_block *b, uint64_t l
     in->off = 0;
     b->count = 1;
     b->bytes = in->len;
-    b->flags |= SOFT_B_STRADDLE;
+    b->flags |= SOFT_B_STRADDLE | SOFT_B_COUNTED;
     return true;
 }
 
@@ -456,7 +468,7 @@ struct soft_block *soft_single(struct soft_cpu *c, uint64_t rip)
     else
         in->fn = NULL;
     in->off = 0;
-    b->flags = SOFT_B_SINGLE;
+    b->flags = SOFT_B_SINGLE | SOFT_B_COUNTED;
     b->count = 1;
     b->bytes = in->len;
     b->phys = ~0ull;

@@ -12,6 +12,7 @@
 #define SOFT_B_DEAD 0x1u     /* poisoned: its bytes were written */
 #define SOFT_B_STRADDLE 0x2u /* one instruction across two pages */
 #define SOFT_B_SINGLE 0x4u   /* the scratch block: one instruction, decoded afresh each time */
+#define SOFT_B_COUNTED 0x8u  /* may have an instruction that looks at the count (icount) */
 
 struct soft_block {
     struct soft_block *next[2]; /* chained by soft_branch's slots; soft_unlinked where not */
@@ -51,6 +52,8 @@ struct soft_block *soft_single(struct soft_cpu *c, uint64_t rip);
 void soft_code_drop(struct soft_cpu *c, uint64_t page);
 void soft_code_drop_all(struct soft_cpu *c);
 void soft_code_take(struct soft_cpu *c);
+/* Let the running block end after the instruction that runs. */
+void soft_code_leave(struct soft_cpu *c);
 
 /* build.c. Decode what follows rip into `code` (room for SOFT_BLOCK_INSNS + 1) and bind it; fills count and
  * bytes. */

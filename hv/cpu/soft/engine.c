@@ -117,7 +117,8 @@ static int chips_reset(struct fy_engine *en, struct fy_err *e)
 
 static void clock_resumed(struct fy_engine *en)
 {
-    for (unsigned i = 0; i < SOFT_VM(en)->vcpus; i++)
+    /* With icount no time has passed, and a run that was stopped goes on like one that was not. */
+    for (unsigned i = 0; i < SOFT_VM(en)->vcpus && !SOFT_VM(en)->icount; i++)
         soft_kvmclock_update(SOFT_VM(en)->cpus[i]);
 }
 
@@ -190,5 +191,6 @@ struct fy_engine *fy_soft_engine_new(const struct fy_engine_config *config, stru
     if (!vm)
         return NULL;
     vm->base.ops = &soft_ops;
+    vm->base.icount = vm->icount ? &soft_icount_ops : NULL;
     return &vm->base;
 }

@@ -101,7 +101,8 @@ bool soft_branch_ok(struct soft_cpu *c, uint64_t rip)
 uint64_t soft_rep_room(const struct soft_cpu *c)
 {
     uint64_t limit = __atomic_load_n(&c->limit, __ATOMIC_RELAXED);
-    if (limit <= c->insns)
+    /* icount: a device that looks at the clock must not see how many iterations are done at once. */
+    if (limit <= c->insns || (c->vm->icount && (c->block->flags & SOFT_B_COUNTED)))
         return 1;
     /* Not for ever: somebody may want to interrupt. */
     uint64_t room = limit - c->insns + 1;

@@ -13,7 +13,6 @@
 
 #define TIME_STABLE 1u
 #define TIME_STOPPED 2u
-#define ICOUNT_EPOCH_S 946684800ull /* 2000-01-01 */
 
 struct time_page {
     uint32_t version, pad;
@@ -95,7 +94,7 @@ void soft_kvmclock_update(struct soft_cpu *c)
 /* The real time at which the guest's clock was 0. */
 void sys_wall_clock(struct soft_cpu *c, uint64_t gpa)
 {
-    uint64_t real = c->vm->icount ? ICOUNT_EPOCH_S * 1000000000u + soft_guest_ns(c->vm) : fy_realtime_ns();
+    uint64_t real = c->vm->icount ? soft_icount_epoch_ns(c->vm) + soft_clock_ns(c->vm) : fy_realtime_ns();
     uint64_t ns = soft_guest_ns(c->vm);
     uint64_t start = real > ns ? real - ns : 0;
     struct wall_page p = {.sec = (uint32_t)(start / 1000000000u), .nsec = (uint32_t)(start % 1000000000u)};

@@ -148,6 +148,8 @@ static bool events(struct soft_cpu *c, enum fy_vcpu_end *end)
 {
     *end = FY_VCPU_KICKED;
     for (;;) {
+        if (SOFT_UNLIKELY(c->vm->icount))
+            soft_icount_turn(c);
         arm_limit(c);
         if (c->mode_dirty)
             soft_mode_changed(c);
@@ -165,15 +167,21 @@ static bool events(struct soft_cpu *c, enum fy_vcpu_end *end)
         }
         if (__atomic_load_n(&c->requests, __ATOMIC_SEQ_CST) && serve(c))
             return false;
+        if (SOFT_UNLIKELY(c->vm->icount) && c->insns >= c->vm->stop_at) {
+            *end = FY_VCPU_STOPPED;
+            return false;
+        }
         if (deliver(c))
             continue;
         if (run_state(c) != RUNNABLE) {
-            if (c->vm->icount)
-                return false;
-            wait_for_request(c);
+            if (!c->vm->icount || !soft_icount_idle(c))
+                wait_for_request(c);
             continue;
         }
-        return c->insns < c->run_limit;
+        if (c->insns < c->run_limit)
+            return true;
+        if (!c->vm->icount)
+            return false;
     }
 }
 

@@ -164,7 +164,7 @@ SOFT_RACY static bool swap(struct soft_cpu *c, const struct walk *w, const struc
                                          __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
     if (ok)
-        soft_ram_written(c, s->host, w->bytes);
+        soft_ram_marked(c, s->host, w->bytes);
     return ok;
 }
 
@@ -210,6 +210,10 @@ bool soft_walk(struct soft_cpu *c, uint64_t lin, enum soft_access how, enum soft
             return fail(c, lin, how, mmu, ERR_P);
         if (!touch(c, &w, how == SOFT_WRITE))
             continue;
+        if (SOFT_UNLIKELY(c->vm->tables != NULL))
+            for (unsigned i = 0; i < w.count; i++)
+                if (w.steps[i].host)
+                    soft_table_used(c, w.steps[i].host);
         if (how != SOFT_WRITE && !(w.steps[w.count - 1].value & D))
             out->write = false;
         out->gpa = w.base | (lin & ((1ull << w.page_bits) - 1));

@@ -29,13 +29,21 @@ static void new_epoch(struct soft_cpu *c)
     }
 }
 
-void soft_tlb_flush(struct soft_cpu *c)
+/* The pages stay listed as written by this vCPU: an instruction that is under way may yet write. */
+void soft_tlb_forget(struct soft_cpu *c)
 {
     memset(c->ways, 0, sizeof c->ways);
-    forget_writers(c);
     new_epoch(c);
     c->large_2m = c->large_1g = 0;
     c->stat_flushes++;
+    if (c->vm->tables)
+        soft_tables_forget(c->vm);
+}
+
+void soft_tlb_flush(struct soft_cpu *c)
+{
+    soft_tlb_forget(c);
+    forget_writers(c);
 }
 
 void soft_tlb_flush_write(struct soft_cpu *c)
@@ -86,6 +94,8 @@ static bool announce(struct soft_cpu *c, uint64_t page, bool dirtying)
     struct soft_vm *vm = c->vm;
     uint64_t bit = 1ull << c->index;
     if (__atomic_load_n(&vm->code_users[page], __ATOMIC_RELAXED) || (!dirtying && !soft_dirty_has(vm, page)))
+        return false;
+    if (vm->tables && soft_is_table(vm, page))
         return false;
     if (!(__atomic_load_n(&vm->writers[page], __ATOMIC_SEQ_CST) & bit)) {
         if (c->writer_count == SOFT_WRITERS_MAX) {

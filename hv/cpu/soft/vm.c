@@ -109,12 +109,18 @@ static void on_code_written(void *arg, uint64_t offset, uint64_t len)
     for (uint64_t page = offset / 4096; len && page <= (offset + len - 1) / 4096; page++)
         if (__atomic_load_n(&vm->code_users[page], __ATOMIC_SEQ_CST))
             soft_code_written(vm, NULL, page);
+    if (vm->tables && len)
+        soft_request(vm->cpus[0], SOFT_REQ_FLUSH);
 }
 
 struct soft_vm *soft_vm_new(const struct fy_engine_config *config, struct fy_err *e)
 {
     if (config->vcpus < 1 || config->vcpus > FY_VCPUS_LIMIT) {
         fy_fail(e, FY_EUSAGE, "%u vCPUs: must be 1 to %u", config->vcpus, FY_VCPUS_LIMIT);
+        return NULL;
+    }
+    if (config->icount_ns && config->vcpus != 1) {
+        fy_fail(e, FY_EUSAGE, "counting instructions needs one vCPU, not %u", config->vcpus);
         return NULL;
     }
     struct soft_vm *vm = calloc(1, sizeof *vm);
@@ -127,6 +133,12 @@ struct soft_vm *soft_vm_new(const struct fy_engine_config *config, struct fy_err
     vm->policy = config->policy;
     vm->vcpus = config->vcpus;
     vm->pages = config->gmem->bytes / 4096;
+    vm->icount = config->icount_ns;
+    vm->icount_ns = config->icount_ns;
+    vm->icount_seed = config->icount_seed;
+    vm->alarm = config->alarm;
+    vm->alarm_arg = config->alarm_arg;
+    vm->stop_at = vm->alarm_due = FY_ICOUNT_NEVER;
     vm->phys_limit = 1ull << phys_bits(config->policy);
     vm->has_1g = fy_cpu_has(config->policy, "pdpe1gb");
     pthread_mutex_init(&vm->sync_lock, NULL);
@@ -138,6 +150,8 @@ struct soft_vm *soft_vm_new(const struct fy_engine_config *config, struct fy_err
     vm->writers = page_words(vm->pages);
     vm->dirty = soft_dirty_new(vm->pages);
     bool ok = vm->code_users && vm->code_lines && vm->writers && vm->dirty;
+    if (ok && vm->icount)
+        ok = (vm->tables = soft_tables_new(vm->pages)) != NULL;
     for (unsigned i = 0; ok && i < vm->vcpus; i++)
         ok = (vm->cpus[i] = new_cpu(vm, i)) != NULL;
     if (!ok) {
@@ -182,6 +196,7 @@ void soft_vm_free(struct soft_vm *vm)
     unmap(vm->code_lines, vm->pages);
     unmap(vm->writers, vm->pages);
     soft_dirty_free(vm->dirty, vm->pages);
+    soft_tables_free(vm->tables, vm->pages);
     for (unsigned i = 0; i < FY_VCPUS_LIMIT; i++)
         pthread_cond_destroy(&vm->halt_wake[i]);
     pthread_mutex_destroy(&vm->halt_lock);

@@ -10,6 +10,7 @@
 
 struct soft_dirty;
 struct soft_chips;
+struct soft_tables;
 
 /* Requests to a vCPU; taken at block boundaries and while it waits. */
 #define SOFT_REQ_FLUSH_WRITE 0x01u /* drop write ways: pages are logged again, or hold code now */
@@ -47,8 +48,15 @@ struct soft_vm {
     pthread_cond_t halt_wake[FY_VCPUS_LIMIT];
     uint32_t msrs[128]; /* that travel, of a machine made here */
     size_t msr_count;
+    /* icount: virtual time from the count of instructions. One vCPU, whose thread these are, or parked. */
+    bool icount;
+    uint32_t icount_ns; /* an instruction takes */
     uint64_t icount_seed;
-    bool icount; /* virtual time from the count of instructions */
+    uint64_t stop_at;           /* count at which the vCPU leaves, or FY_ICOUNT_NEVER */
+    uint64_t alarm_due;         /* ns, or FY_ICOUNT_NEVER */
+    struct soft_tables *tables; /* tables.c; NULL without icount */
+    void (*alarm)(void *arg);
+    void *alarm_arg;
 };
 
 #define SOFT_VM(en) ((struct soft_vm *)(void *)(en))
@@ -102,10 +110,32 @@ static inline uint8_t *soft_ram(const struct soft_vm *vm, uint64_t gpa)
             return m->slots[i].host + (gpa - m->slots[i].gpa);
     return NULL;
 }
-/* access.c: bytes at `host` (inside one page) were written past the ways: log them, drop decoded code. */
+/* access.c: bytes at `host` (inside one page) were written past the ways: log them, drop decoded code and
+ * (icount) translations made from them. soft_ram_marked: by the page walker, whose bits change no
+ * translation. */
 void soft_ram_written(struct soft_cpu *c, const uint8_t *host, unsigned len);
+void soft_ram_marked(struct soft_cpu *c, const uint8_t *host, unsigned len);
 
-/* loop.c: run until a request to leave, HLT (waits inside, unless icount), or a crash. cpu->report is set. */
+/* tables.c, icount only: the TLB agrees with the page tables at every instruction, so that it makes no
+ * difference what happens to be in it. A walk has used the entry at `host`; the page of the memfd holds used
+ * entries, and gets no write way; bytes were written; nothing is remembered any more. The vCPU's thread. */
+struct soft_tables *soft_tables_new(uint64_t pages);
+void soft_tables_free(struct soft_tables *t, uint64_t pages);
+void soft_table_used(struct soft_cpu *c, const uint8_t *host);
+bool soft_is_table(const struct soft_vm *vm, uint64_t page);
+void soft_table_written(struct soft_cpu *c, const uint8_t *host, unsigned len);
+void soft_tables_forget(struct soft_vm *vm);
+
+/* icount.c, the vCPU's thread. soft_icount_turn: fire what is due and set the count to run to.
+ * soft_icount_idle: halted; go to the time of the next timer. false: there is none. */
+void soft_icount_turn(struct soft_cpu *c);
+bool soft_icount_idle(struct soft_cpu *c);
+extern const struct fy_icount_ops soft_icount_ops;
+/* The real time that an icount guest is shown when its virtual time is 0: from the seed, in ns. */
+uint64_t soft_icount_epoch_ns(const struct soft_vm *vm);
+
+/* loop.c: run until a request to leave, the count to stop at, or a crash; HLT waits inside. cpu->report is
+ * set. */
 enum fy_vcpu_end soft_loop(struct soft_cpu *c);
 
 /* vm.c: whether every instruction of a feature ("sse4.1") has a handler; true for a feature without

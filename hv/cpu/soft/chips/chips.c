@@ -27,7 +27,7 @@ void soft_chips_irq(struct soft_chips *ch, unsigned gsi, bool level)
 
 /* --- timers --- */
 
-static uint64_t next_due(const struct soft_chips *ch)
+uint64_t chips_due(const struct soft_chips *ch)
 {
     uint64_t due = ch->pit_due;
     for (unsigned i = 0; i < ch->vm->vcpus; i++)
@@ -40,12 +40,15 @@ uint64_t chips_fire(struct soft_chips *ch, uint64_t now)
     for (unsigned i = 0; i < ch->vm->vcpus; i++)
         lapic_timer_fire(&ch->lapics[i], now);
     pit_fire(ch, now);
-    return next_due(ch);
+    return chips_due(ch);
 }
 
 void chips_timer_changed(struct soft_chips *ch)
 {
-    if (ch->thread_on && next_due(ch) < ch->armed)
+    /* Back to the loop after this instruction: it may be due before the count to which the vCPU runs. */
+    if (ch->vm->icount)
+        __atomic_store_n(&ch->vm->cpus[0]->limit, 0, __ATOMIC_SEQ_CST);
+    if (ch->thread_on && chips_due(ch) < ch->armed)
         pthread_cond_signal(&ch->wake);
 }
 

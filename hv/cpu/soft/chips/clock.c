@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The guest's clocks. One engine time feeds them all: the host's monotonic clock since the machine was made,
- * or with icount the count of instructions and what passed in HLT. So they stay together and never run
- * backwards. */
+ * or with icount the count of instructions (in icount_ns each) and what passed in HLT. So they stay together
+ * and never run backwards. */
 #include "hv/base/clock.h"
 #include "hv/cpu/soft/chips/internal.h"
 
@@ -11,7 +11,7 @@ uint64_t soft_clock_ns(const struct soft_vm *vm)
     if (!ch)
         return 0;
     if (vm->icount)
-        return vm->cpus[0]->insns + ch->warp_ns;
+        return vm->cpus[0]->insns * vm->icount_ns + ch->warp_ns;
     return fy_now_ns() - ch->started_host;
 }
 

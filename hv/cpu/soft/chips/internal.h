@@ -67,6 +67,7 @@ struct pit_channel {
     uint16_t latched_count;
     uint8_t count_latched, status, read_state, write_state, write_latch, rw_mode, mode;
     bool status_latched, bcd, gate;
+    bool null_count; /* programmed, no count yet */
     uint64_t loaded; /* when the count was loaded */
 };
 
@@ -88,6 +89,8 @@ struct soft_chips {
     uint64_t tsc_offset[FY_VCPUS_LIMIT]; /* TSC = ticks(engine time) + this; shared */
     uint64_t started_host;
     uint64_t warp_ns; /* icount: time that passed in HLT */
+    /* icount: dues as they were saved, exact where the chips' registers are rounded; for soft_chips_load */
+    uint64_t lapic_due, pit_due_saved;
     /* timer thread; none with icount */
     pthread_t thread;
     pthread_cond_t wake;
@@ -139,6 +142,8 @@ void pit_rearm(struct soft_chips *ch);
 void chips_line(struct soft_chips *ch, unsigned gsi, bool level);
 /* A due time has changed: let the timer look again. */
 void chips_timer_changed(struct soft_chips *ch);
+/* The next due time, or NEVER. With icount also the vCPU's thread, no lock: nobody else arms. */
+uint64_t chips_due(const struct soft_chips *ch);
 /* Fire what is due at `now`; returns the next due time. */
 uint64_t chips_fire(struct soft_chips *ch, uint64_t now);
 

@@ -68,7 +68,7 @@ void pit_rearm(struct soft_chips *ch)
     const struct pit_channel *c = &ch->pit[0];
     uint64_t d = ticks_since(ch, c);
     uint64_t due = NEVER;
-    switch (c->mode) {
+    switch (c->null_count ? NO_MODE : c->mode) {
     case 0:
     case 1:
     case 4:
@@ -106,6 +106,7 @@ static void load(struct soft_chips *ch, struct pit_channel *c, uint32_t v)
     else if (c->bcd)
         c->count = 10000;
     c->count = c->count ? c->count : 65536;
+    c->null_count = false;
     c->loaded = soft_clock_ns(ch->vm);
     if (c == &ch->pit[0]) {
         pit_rearm(ch);
@@ -154,8 +155,9 @@ static void control(struct soft_chips *ch, uint8_t v)
     c->mode = v >> 1 & 7;
     c->mode = c->mode > 5 ? c->mode & 3 : c->mode;
     c->bcd = v & 1;
+    c->null_count = true; /* counting begins with the load */
     if (n == 0) {
-        ch->pit_due = NEVER; /* counting begins with the load */
+        ch->pit_due = NEVER;
         chips_timer_changed(ch);
     }
 }

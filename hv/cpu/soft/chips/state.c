@@ -132,6 +132,7 @@ static bool pit_out(const struct soft_chips *ch, Ferry__Pit *o)
         c->mode = s->mode;
         c->bcd = s->bcd;
         c->gate = s->gate;
+        c->null_count = s->null_count;
         c->loaded_ago_ns = now - s->loaded;
         o->channels[o->n_channels++] = c;
     }
@@ -203,6 +204,7 @@ int soft_chips_load(struct fy_engine *en, const Ferry__IrqChips *o, const Ferry_
             .mode = (uint8_t)c->mode,
             .bcd = c->bcd,
             .gate = c->gate,
+            .null_count = c->null_count,
             /* May lie before this machine's beginning: differences are all that counts. */
             .loaded = now - c->loaded_ago_ns,
         };
@@ -212,6 +214,10 @@ int soft_chips_load(struct fy_engine *en, const Ferry__IrqChips *o, const Ferry_
     pics_update(ch);
     for (unsigned i = 0; i < ch->vm->vcpus; i++)
         lapic_update(&ch->lapics[i]);
+    if (ch->vm->icount) {
+        ch->lapics[0].due = ch->lapic_due;
+        ch->pit_due = ch->pit_due_saved;
+    }
     pthread_cond_signal(&ch->wake);
     unlock(ch);
     return 0;
@@ -222,7 +228,7 @@ int soft_clock_save(struct fy_engine *en, Ferry__Clock *clock, uint64_t *tsc, st
     (void)e;
     struct soft_vm *vm = SOFT_VM(en);
     uint64_t now = soft_clock_ns(vm);
-    clock->realtime_ns = fy_realtime_ns();
+    clock->realtime_ns = vm->icount ? soft_icount_epoch_ns(vm) + now : fy_realtime_ns();
     clock->guest_ns = now + vm->chips->guest_offset;
     for (unsigned i = 0; i < vm->vcpus; i++)
         tsc[i] = soft_ticks(vm, now) + vm->chips->tsc_offset[i];
