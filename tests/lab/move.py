@@ -11,12 +11,12 @@ import time
 
 from lab import Console, Failure, Lab, Ledger, build_argument, expect_error, move, pair, run_checks, say
 
-MOVES = int(os.environ.get("FERRY_LAB_MOVES", "6"))
+MOVES = int(os.environ.get("FERRY_LAB_MOVES", "4"))
 VCPUS = int(os.environ.get("FERRY_LAB_VCPUS", "2"))
 APART = float(os.environ.get("FERRY_LAB_APART", "15"))
 # What an emulated host reaches over TLS is about 10 MB/s: the budget is for that.
 BUDGET = "--max-downtime 5s --deadline 170s"
-RATE = 50
+RATE = 60
 WORK = f"ferry.mem=16 ferry.rate={RATE}"
 
 
@@ -31,7 +31,9 @@ def there_and_back(lab):
     ledger.mark()
     say(f"before the moves the guest rewrites {ledger.rate(lines=8):.0f} MiB/s; hosts are up "
         f"{', '.join(f'{u:.0f} s' for u in clocks([lab.alpha.host, lab.beta.host]))}")
-    totals, downs, rates = [], [], []
+    logged = source.json("dirty-rate g --interval 4s")[-1]["mib_per_s"]
+    say(f"with its writes logged it dirties {logged:.0f} MiB/s")
+    totals, downs, rates, wires = [], [], [], []
     for i in range(MOVES):
         ledger.mark()
         r = move(source, target, "g", BUDGET)
@@ -43,6 +45,7 @@ def there_and_back(lab):
         v = ledger.verdict()
         totals.append(r["total_ms"])
         downs.append(r["downtime_ms"])
+        wires.append(r["wire_bytes"] >> 20)
         say(f"move {i + 1} to {target.name}: {r['total_ms']:.0f} ms, down {r['downtime_ms']:.0f} ms (forecast "
             f"{r['forecast_downtime_ms']:.0f}), {r['rounds']} rounds, {r['codec']}, {r['wire_bytes'] >> 20} MiB on the wire, "
             f"{rates[-1]:.0f} MiB/s rewritten meanwhile, {rate:.0f} in the first second after; {v}")
@@ -50,9 +53,12 @@ def there_and_back(lab):
     lab.at = source
     if not MOVES:
         return
-    print(json.dumps({"lab": "move", "moves": MOVES, "apart_s": APART, "total_ms": round(statistics.median(totals)),
+    print(json.dumps({"lab": "move", "moves": MOVES, "vcpus": VCPUS, "apart_s": APART,
+                      "total_ms": round(statistics.median(totals)), "total_worst_ms": round(max(totals)),
                       "downtime_ms": round(statistics.median(downs)), "downtime_worst_ms": round(max(downs)),
-                      "rate_mib_s": round(statistics.median(rates)), "rate_least_mib_s": round(min(rates)), "ledger": "intact"}), flush=True)
+                      "wire_mib": round(statistics.median(wires)), "wire_most_mib": max(wires),
+                      "logged_mib_s": round(logged), "rate_mib_s": round(statistics.median(rates)),
+                      "rate_least_mib_s": round(min(rates)), "ledger": "intact"}), flush=True)
 
 
 def refusals(lab):
