@@ -3,6 +3,7 @@
  * what it likes to its vCPU, its page tables and the chips; this process must go on. Input: a byte that
  * chooses the mode, 16 that seed the registers, then code. Every exception and interrupt goes on somewhere in
  * the code. */
+#include <poll.h>
 #include <string.h>
 
 #include "hv/base/checked.h"
@@ -23,7 +24,6 @@
 #define STACK 0x20000u
 #define HEAD 17
 #define INSNS 1500
-#define TURNS 64 /* HLT and kicks leave the loop */
 
 static struct fy_gmem *gmem;
 static struct soft_cpu *cpu;
@@ -43,19 +43,34 @@ static void put(uint64_t gpa, uint64_t v)
     memcpy(fy_gmem_at(gmem, gpa, 8), &v, 8);
 }
 
+/* A guest that halts with no timer running waits for the outside world, which here is this: nothing tells
+ * when it begins to wait, so it is looked at. */
+static void *wake(void *arg)
+{
+    for (;;) {
+        poll(NULL, 0, 1);
+        if (__atomic_load_n(&cpu->waiting, __ATOMIC_SEQ_CST))
+            soft_request(cpu, SOFT_REQ_KICK);
+    }
+    return arg;
+}
+
 static void make(void)
 {
     struct fy_err e;
+    pthread_t t;
     for (unsigned i = 0; i < 4; i++)
         leaves[i].base.descriptor = &ferry__cpuid_entry__descriptor;
     policy.base.descriptor = &ferry__cpu_policy__descriptor;
     gmem = fx_memory(RAM, &e);
-    struct fy_engine_config config = {.gmem = gmem, .bus = fy_bus_new(&e), .vcpus = 1, .policy = &policy};
+    struct fy_engine_config config = {
+        .gmem = gmem, .bus = fy_bus_new(&e), .vcpus = 1, .policy = &policy, .icount_ns = 1};
     struct soft_vm *vm = soft_vm_new(&config, &e);
     MUST(vm);
-    vm->icount = true; /* HLT returns, time is the count */
     cpu = vm->cpus[0];
     cpu->report = report;
+    MUST(pthread_create(&t, NULL, wake, NULL) == 0);
+    pthread_detach(t);
 }
 
 static void segment(enum soft_sreg n, unsigned sel, unsigned type, unsigned dpl, bool l, bool db)
@@ -142,12 +157,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!cpu)
         make();
     start(data, size);
-    cpu->run_limit = cpu->insns + INSNS;
-    for (unsigned i = 0; i < TURNS && cpu->insns < cpu->run_limit; i++) {
-        if (soft_loop(cpu) == FY_VCPU_CRASHED)
-            break;
-        MUST(cpu->insns <= cpu->run_limit);
-    }
+    cpu->vm->stop_at = cpu->insns + INSNS;
+    soft_loop(cpu); /* stopped at the count, halted for good, or crashed */
+    MUST(cpu->insns <= cpu->vm->stop_at);
+    __atomic_fetch_and(&cpu->requests, ~SOFT_REQ_KICK, __ATOMIC_SEQ_CST);
     MUST(cpu->gpr[SOFT_GPR_ZERO] == 0);
     return 0;
 }
