@@ -138,7 +138,12 @@ struct soft_span {
 #define SOFT_WRITERS_MAX 1024
 #define SOFT_LIMIT_MAX (1ull << 62) /* cpu->limit never exceeds it, so that a block can cost too much */
 
+struct soft_lane {
+    uint64_t q[2];
+};
+
 union soft_vec {
+    struct soft_lane lane[2];
     uint8_t u8[32];
     int8_t i8[32];
     uint16_t u16[16];

@@ -63,15 +63,19 @@ static void sse_in(struct soft_cpu *c, const uint8_t *p)
         memcpy(&c->ymm[i], p + 160 + 16 * i, 16);
 }
 
+static bool gp(struct soft_cpu *c)
+{
+    soft_exc_error(c, SOFT_GP, 0);
+    return false;
+}
+
 static bool area(struct soft_cpu *c, const struct soft_insn *in, unsigned bytes, unsigned align,
                  enum soft_access how, uint64_t *lin)
 {
     if (!soft_ea(c, in, bytes, how, lin))
         return false;
-    if (*lin & (align - 1)) {
-        soft_exc_error(c, SOFT_GP, 0);
-        return false;
-    }
+    if (*lin & (align - 1))
+        return gp(c);
     return soft_probe(c, *lin, bytes, how);
 }
 
@@ -100,36 +104,36 @@ static bool allowed(struct soft_cpu *c)
     return true;
 }
 
-SOFT_HANDLER(fxsave)
+SIMD_HANDLER(fxsave)
 {
     uint8_t p[LEGACY];
     uint64_t lin;
     /* Bytes 464 to 511 are the software's own and stay; so does the SSE part where the system does not use
      * it. */
     if (!allowed(c) || !area(c, in, LEGACY, 16, SOFT_WRITE, &lin) || !copy_in(c, lin, p, LEGACY))
-        return soft_fault(c, in);
+        return false;
     legacy_out(c, p, X87 | (c->cr4 & SOFT_CR4_OSFXSR ? SSE : 0), in->flags & SOFT_I_REXW);
     fy_put32(p + 24, c->mxcsr);
     fy_put32(p + 28, 0xffff);
     if (!copy_out(c, lin, p, 464))
-        return soft_fault(c, in);
-    SOFT_NEXT(c, in);
+        return false;
+    return true;
 }
 
-SOFT_HANDLER(fxrstor)
+SIMD_HANDLER(fxrstor)
 {
     uint8_t p[LEGACY];
     uint64_t lin;
     if (!allowed(c) || !area(c, in, LEGACY, 16, SOFT_READ, &lin) || !copy_in(c, lin, p, LEGACY))
-        return soft_fault(c, in);
+        return false;
     if (fy_get32(p + 24) & ~0xffffu)
-        return soft_raise_error(c, in, SOFT_GP, 0);
+        return gp(c);
     x87_in(c, p, in->flags & SOFT_I_REXW);
     if (c->cr4 & SOFT_CR4_OSFXSR) {
         c->mxcsr = fy_get32(p + 24);
         sse_in(c, p);
     }
-    SOFT_NEXT(c, in);
+    return true;
 }
 
 /* --- XSAVE --- */
@@ -163,18 +167,18 @@ static uint64_t in_use(const struct soft_cpu *c)
     return v;
 }
 
-static const struct soft_insn *save(struct soft_cpu *c, const struct soft_insn *in, bool compact,
+static bool save(struct soft_cpu *c, const struct soft_insn *in, bool compact,
                                     bool only_used)
 {
     uint8_t p[AVX_AT + AVX_BYTES];
     uint64_t lin;
     if (!xsave_ok(c))
-        return soft_fault(c, in);
+        return false;
     uint64_t want = asked(c);
     uint64_t write = only_used ? want & in_use(c) : want;
     unsigned bytes = want & AVX ? AVX_AT + AVX_BYTES : AVX_AT;
     if (!area(c, in, bytes, 64, SOFT_WRITE, &lin) || !copy_in(c, lin, p, bytes))
-        return soft_fault(c, in);
+        return false;
     legacy_out(c, p, compact && !(want & (SSE | AVX)) ? write & X87 : write | (want & AVX),
                in->flags & SOFT_I_REXW);
     fy_put64(p + 512, compact ? write : (fy_get64(p + 512) & ~want) | (want & in_use(c)));
@@ -185,35 +189,35 @@ static const struct soft_insn *save(struct soft_cpu *c, const struct soft_insn *
     for (unsigned i = 0; write & AVX && i < (c->mode == SOFT_64 ? 16u : 8u); i++)
         memcpy(p + AVX_AT + 16 * i, c->ymm[i].u8 + 16, 16);
     if (!copy_out(c, lin, p, bytes))
-        return soft_fault(c, in);
-    SOFT_NEXT(c, in);
+        return false;
+    return true;
 }
 
-SOFT_HANDLER(xsave)
+SIMD_HANDLER(xsave)
 {
     return save(c, in, false, false);
 }
 
-SOFT_HANDLER(xsaveopt)
+SIMD_HANDLER(xsaveopt)
 {
     return save(c, in, false, true);
 }
 
-SOFT_HANDLER(xsavec)
+SIMD_HANDLER(xsavec)
 {
     return save(c, in, true, true);
 }
 
-SOFT_HANDLER(xrstor)
+SIMD_HANDLER(xrstor)
 {
     uint8_t p[AVX_AT + AVX_BYTES];
     uint64_t lin;
     if (!xsave_ok(c))
-        return soft_fault(c, in);
+        return false;
     uint64_t want = asked(c);
     unsigned bytes = want & AVX ? AVX_AT + AVX_BYTES : AVX_AT;
     if (!area(c, in, bytes, 64, SOFT_READ, &lin) || !copy_in(c, lin, p, bytes))
-        return soft_fault(c, in);
+        return false;
     uint64_t bv = fy_get64(p + 512), comp = fy_get64(p + 520);
     bool compact = comp & COMPACT;
     bool bad = bv & ~c->xcr0 || (compact ? comp & ~COMPACT & ~c->xcr0 || bv & ~comp : comp != 0);
@@ -222,7 +226,7 @@ SOFT_HANDLER(xrstor)
     uint32_t mxcsr = fy_get32(p + 24);
     bool takes_mxcsr = compact ? want & bv & SSE : want & (SSE | AVX);
     if (bad || (takes_mxcsr && mxcsr & ~0xffffu))
-        return soft_raise_error(c, in, SOFT_GP, 0);
+        return gp(c);
     if (want & X87) {
         if (bv & X87)
             x87_in(c, p, in->flags & SOFT_I_REXW);
@@ -243,5 +247,5 @@ SOFT_HANDLER(xrstor)
     }
     if (want & bv & SSE)
         sse_in(c, p);
-    SOFT_NEXT(c, in);
+    return true;
 }

@@ -11,6 +11,16 @@ bool simd_sse_ok(struct soft_cpu *c)
     return false;
 }
 
+bool simd_avx_ok(struct soft_cpu *c)
+{
+    bool ok = c->cr4 & SOFT_CR4_OSXSAVE && (c->xcr0 & 6) == 6 && c->cr0 & SOFT_CR0_PE &&
+              !(c->eflags & SOFT_EFL_VM);
+    if (SOFT_LIKELY(ok && !(c->cr0 & SOFT_CR0_TS)))
+        return true;
+    soft_exc(c, ok ? SOFT_NM : SOFT_UD);
+    return false;
+}
+
 static bool pending(struct soft_cpu *c)
 {
     /* By the exceptions themselves, not by ES: a loaded state may disagree with itself, and the host would
@@ -41,30 +51,26 @@ bool simd_x87_ok(struct soft_cpu *c, bool waiting)
     return !waiting || !pending(c);
 }
 
-bool simd_load(struct soft_cpu *c, const struct soft_insn *in, unsigned size, bool aligned, union soft_vec *v)
+bool simd_load(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
+               union soft_vec *v)
 {
     uint64_t lin;
-    memset(v, 0, sizeof *v);
-    if (!(in->flags & SOFT_I_MEM)) {
-        memcpy(v, &c->ymm[in->rm], size);
-        return true;
-    }
     if (!soft_ea(c, in, size, SOFT_READ, &lin))
         return false;
-    if (aligned && lin & 15) {
+    if (align && lin & (align - 1)) {
         soft_exc_error(c, SOFT_GP, 0);
         return false;
     }
     return soft_ld(c, lin, size, v);
 }
 
-bool simd_store(struct soft_cpu *c, const struct soft_insn *in, unsigned size, bool aligned,
+bool simd_store(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
                 const union soft_vec *v)
 {
     uint64_t lin;
     if (!soft_ea(c, in, size, SOFT_WRITE, &lin))
         return false;
-    if (aligned && lin & 15) {
+    if (align && lin & (align - 1)) {
         soft_exc_error(c, SOFT_GP, 0);
         return false;
     }

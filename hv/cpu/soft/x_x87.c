@@ -92,7 +92,7 @@ static void normalise(uint8_t image[IMAGE])
                      : "memory", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
 }
 
-static const struct soft_insn *environment(struct soft_cpu *c, const struct soft_insn *in, unsigned reg)
+static bool environment(struct soft_cpu *c, const struct soft_insn *in, unsigned reg)
 {
     bool whole = in->opcode == 0xdd, store = reg == 6;
     bool narrow = in->size == 2;
@@ -100,13 +100,13 @@ static const struct soft_insn *environment(struct soft_cpu *c, const struct soft
     uint8_t image[IMAGE], mem[IMAGE];
     uint64_t lin;
     if (!soft_ea(c, in, bytes, store ? SOFT_WRITE : SOFT_READ, &lin))
-        return soft_fault(c, in);
+        return false;
     if (!store) {
         if (!soft_probe(c, lin, bytes, SOFT_READ))
-            return soft_fault(c, in);
+            return false;
         for (unsigned i = 0; i < bytes; i++)
             if (!soft_ld8(c, lin + i, &mem[i]))
-                return soft_fault(c, in);
+                return false;
         image_out(&c->fpu, image);
         for (unsigned i = 0; i < 3; i++)
             fy_put32(image + 4 * i, fy_get16(mem + (narrow ? 2 : 4) * i) | 0xffff0000u);
@@ -121,7 +121,7 @@ static const struct soft_insn *environment(struct soft_cpu *c, const struct soft
         image_in(&c->fpu, image);
         c->fpu.fip = narrow ? fy_get16(mem + 6) : fy_get32(mem + 12);
         c->fpu.fdp = narrow ? fy_get16(mem + 10) : fy_get32(mem + 20);
-        SOFT_NEXT(c, in);
+        return true;
     }
     uint8_t host[IMAGE];
     image_out(&c->fpu, host);
@@ -144,19 +144,19 @@ static const struct soft_insn *environment(struct soft_cpu *c, const struct soft
     }
     memcpy(mem + env, host + 28, 80);
     if (!soft_probe(c, lin, bytes, SOFT_WRITE))
-        return soft_fault(c, in);
+        return false;
     for (unsigned i = 0; i < bytes; i++)
         if (!soft_st8(c, lin + i, mem[i]))
-            return soft_fault(c, in);
+            return false;
     if (whole)
         /* As FNINIT: the registers are empty, not zero. */
         c->fpu.fcw = 0x37f, c->fpu.fsw = 0, c->fpu.ftw = 0, c->fpu.fop = 0, c->fpu.fip = 0, c->fpu.fdp = 0;
     else
         c->fpu.fcw |= 0x3f;
-    SOFT_NEXT(c, in);
+    return true;
 }
 
-static const struct soft_insn *memory_form(struct soft_cpu *c, const struct soft_insn *in)
+static bool memory_form(struct soft_cpu *c, const struct soft_insn *in)
 {
     unsigned row = in->opcode - 0xd8u, reg = in->modrm >> 3 & 7;
     int bytes = operand_bytes[row & 7][reg];
@@ -167,12 +167,12 @@ static const struct soft_insn *memory_form(struct soft_cpu *c, const struct soft
     bool control = (row == 1 && reg >= 4) || (row == 5 && reg >= 4);
     bool waits = !(row == 1 && reg >= 6) && !(row == 5 && reg >= 6);
     if (!simd_x87_ok(c, waits))
-        return soft_fault(c, in);
+        return false;
     if (!bytes)
         return environment(c, in, reg);
     if (!soft_ea(c, in, n, bytes < 0 ? SOFT_WRITE : SOFT_READ, &lin) ||
         (bytes > 0 && !soft_ld(c, lin, n, buf)) || (bytes < 0 && !soft_probe(c, lin, n, SOFT_WRITE)))
-        return soft_fault(c, in);
+        return false;
     struct soft_fpu was = c->fpu;
     run(&c->fpu, soft_x87_memory + 4 * (row * 8 + reg), buf, &flags);
     /* A store whose unmasked exception keeps it from storing leaves memory alone: that is when ES rose and
@@ -180,17 +180,17 @@ static const struct soft_insn *memory_form(struct soft_cpu *c, const struct soft
     bool stored = bytes < 0 && (control || !(c->fpu.fsw & 0x80) || !(~c->fpu.fcw & c->fpu.fsw & 0x1));
     if (stored && !soft_st(c, lin, n, buf)) {
         c->fpu = was;
-        return soft_fault(c, in);
+        return false;
     }
     if (!control) {
         c->fpu.fip = soft_rip(c, in);
         c->fpu.fdp = lin;
         c->fpu.fop = (uint16_t)((in->opcode & 7) << 8 | in->modrm);
     }
-    SOFT_NEXT(c, in);
+    return true;
 }
 
-SOFT_HANDLER(x87)
+SIMD_HANDLER(x87)
 {
     if (in->flags & SOFT_I_MEM)
         return memory_form(c, in);
@@ -198,10 +198,10 @@ SOFT_HANDLER(x87)
     bool fnstsw = in->opcode == 0xdf && in->modrm == 0xe0;
     bool control = fnstsw || (in->opcode == 0xdb && in->modrm >= 0xe0 && in->modrm <= 0xe4);
     if (!simd_x87_ok(c, !control))
-        return soft_fault(c, in);
+        return false;
     if (fnstsw) {
         c->gpr[SOFT_RAX] = (c->gpr[SOFT_RAX] & ~0xffffull) | c->fpu.fsw;
-        SOFT_NEXT(c, in);
+        return true;
     }
     bool cmov = in->opcode == 0xda || (in->opcode == 0xdb && in->modrm < 0xe0);
     bool comi = (in->opcode == 0xdb || in->opcode == 0xdf) && in->modrm >= 0xe8 && in->modrm < 0xf8;
@@ -213,14 +213,16 @@ SOFT_HANDLER(x87)
         c->fpu.fip = soft_rip(c, in);
         c->fpu.fop = (uint16_t)((in->opcode & 7) << 8 | in->modrm);
     }
-    SOFT_NEXT(c, in);
+    return true;
 }
 
-SOFT_HANDLER(fwait)
+SIMD_HANDLER(fwait)
 {
     if ((c->cr0 & (SOFT_CR0_MP | SOFT_CR0_TS)) == (SOFT_CR0_MP | SOFT_CR0_TS))
-        return soft_raise(c, in, SOFT_NM);
-    if (simd_x87_pending(&c->fpu))
-        return soft_raise(c, in, SOFT_MF);
-    SOFT_NEXT(c, in);
+        soft_exc(c, SOFT_NM);
+    else if (simd_x87_pending(&c->fpu))
+        soft_exc(c, SOFT_MF);
+    else
+        return true;
+    return false;
 }
