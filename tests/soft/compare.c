@@ -130,6 +130,9 @@ void diff_print_tolerances(void)
            "  not generated: 66 before near branches and MOVSXD, SHLD and SHRD of 16 bits by more than 16 "
            "(AMD and Intel differ)\n"
            "  which operand of CMPS faults first: not compared (differs from case to case on Zen 4)\n"
+           "  which byte of an x87 instruction's memory operand faults: not compared inside a page (AMD names the "
+           "last of FNSAVE's)\n"
+           "  LDMXCSR of a value with bit 17 (AMD's misaligned mode, offered by no model): #GP expected\n"
            "  registers after a fault in POPA: not compared (processors keep what they have popped)\n"
            "  #PF's P bit for addresses of the kernel's half: not compared (Linux hides it)\n",
            diff_options.strict_flags ? "compared" : "not compared, nor read by what follows",

@@ -37,8 +37,19 @@ static void forgive(unsigned row, const struct diff_state *want, struct diff_sta
         return;
     if (!strcmp(soft_rows[row].name, "cmps"))
         got->cr2 = want->cr2;
+    if (soft_rows[row].flags & SOFT_R_X87 && (want->cr2 ^ got->cr2) < 4096)
+        got->cr2 = want->cr2;
     if (!strcmp(soft_rows[row].name, "popa"))
         memcpy(got->gpr, want->gpr, sizeof got->gpr);
+}
+
+/* LDMXCSR of a value with bit 17: AMD's misaligned mode, which no model of Ferry's has. */
+static bool misaligned_mode(const struct diff_stream *s, unsigned n, const struct diff_state *got)
+{
+    for (unsigned k = 0; k < n && got->vector == 13; k++)
+        if (s->start[k] == got->rip && s->insn[k].row != UINT16_MAX)
+            return strstr(soft_rows[s->insn[k].row].name, "ldmxcsr");
+    return false;
 }
 
 static bool agree(struct run *r, unsigned i, struct diff_stream *s, unsigned n, char *text, size_t bytes)
@@ -52,6 +63,8 @@ static bool agree(struct run *r, unsigned i, struct diff_stream *s, unsigned n, 
         r->endless++;
         return true;
     }
+    if (slot->out.rip != got.rip && misaligned_mode(s, n, &got))
+        return true;
     if (slot->out.vector != DIFF_NO_VECTOR) {
         r->faults++;
         undefined = SOFT_ARITH; /* it ended elsewhere than in the stream */

@@ -161,7 +161,8 @@ struct soft_fpu {
     uint16_t fcw, fsw; /* TOP lives in fsw */
     uint8_t ftw;       /* abridged, as FXSAVE: bit i set: Ri is not empty */
     uint16_t fop;
-    uint64_t fip, fdp; /* 64-bit forms; fcs and fds are saved as 0 */
+    uint64_t fip, fdp;
+    uint16_t fcs, fds; /* the 64-bit forms of FXSAVE and XSAVE lose them, so they do not travel either */
 };
 
 struct soft_exception {

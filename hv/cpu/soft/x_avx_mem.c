@@ -79,11 +79,10 @@ static bool gather(struct soft_cpu *c, const struct soft_insn *in, unsigned size
     base.scale = 0;
     for (unsigned i = 0; i < n; i++) {
         uint64_t lin;
-        if (!chosen(mask, size, i))
-            continue;
         int64_t at = index_size == 8 ? index->i64[i] : index->i32[i];
-        if (!element(c, &base, (int64_t)((uint64_t)at << in->scale), size, SOFT_READ, &lin) ||
-            !soft_ld(c, lin, size, to->u8 + (size_t)size * i))
+        if (chosen(mask, size, i) &&
+            (!element(c, &base, (int64_t)((uint64_t)at << in->scale), size, SOFT_READ, &lin) ||
+             !soft_ld(c, lin, size, to->u8 + (size_t)size * i)))
             return false;
         for (unsigned k = 0; k < size; k++)
             mask->u8[size * i + k] = 0;

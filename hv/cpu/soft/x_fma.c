@@ -20,10 +20,12 @@ SIMD_INLINE bool run(struct soft_cpu *c, const struct soft_insn *in, fma_op *op,
     {
         a = c->ymm[in->reg];
         op(&a.lane[0], &b->lane[0], &d->lane[0]);
-        if (wide)
+        if (wide) {
+            simd_fp_lane(c, &f);
             op(&a.lane[1], &b->lane[1], &d->lane[1]);
+        }
     }
-    if (!simd_fp_done(c, f.flags))
+    if (!simd_fp_done(c, &f))
         return false;
     simd_put(c, in, in->reg, wide, &a);
     return true;
@@ -72,23 +74,16 @@ SIMD_HANDLER(vcvtph2ps)
     SIMD_FP(c, f)
     {
         op_vcvtph2ps(&r.lane[0], &half);
+        simd_fp_lane(c, &f);
         op_vcvtph2ps(&r.lane[1], &other);
     }
-    if (!simd_fp_done(c, f.flags))
+    if (!simd_fp_done(c, &f))
         return false;
     simd_put(c, in, in->reg, wide, &r);
     return true;
 }
 
 SIMD_IMM(vcvtps2ph, 8, "vcvtps2ph $simd_i, %xmm1, %xmm0");
-
-static bool tiny_half(const union soft_vec *v, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        if (!(v->u16[i] & 0x7c00) && v->u16[i] & 0x3ff)
-            return true;
-    return false;
-}
 
 SIMD_HANDLER(vcvtps2ph)
 {
@@ -106,14 +101,13 @@ SIMD_HANDLER(vcvtps2ph)
     SIMD_FP(c, f)
     {
         op(&r.lane[0], &c->ymm[in->reg].lane[0]);
-        if (wide)
+        if (wide) {
+            simd_fp_lane(c, &f);
             op(&r.lane[1], &c->ymm[in->reg].lane[1]);
+        }
     }
     r.u64[1] = wide ? r.u64[2] : 0;
-    /* This one heeds no flush to zero, which would show tiny results that are exact. */
-    if (!(c->mxcsr & SIMD_UM) && tiny_half(&r, bytes / 2))
-        f.flags |= SIMD_UE;
-    if (!simd_fp_done(c, f.flags))
+    if (!simd_fp_done(c, &f))
         return false;
     if (in->flags & SOFT_I_MEM)
         return simd_store(c, in, bytes, 0, &r);

@@ -24,8 +24,8 @@ static void legacy_out(const struct soft_cpu *c, uint8_t *p, uint64_t what, bool
         p[4] = f->ftw;
         p[5] = 0;
         fy_put16(p + 6, f->fop);
-        fy_put64(p + 8, long_form ? f->fip : (uint32_t)f->fip);
-        fy_put64(p + 16, long_form ? f->fdp : (uint32_t)f->fdp);
+        fy_put64(p + 8, long_form ? f->fip : (uint32_t)f->fip | (uint64_t)f->fcs << 32);
+        fy_put64(p + 16, long_form ? f->fdp : (uint32_t)f->fdp | (uint64_t)f->fds << 32);
         for (unsigned i = 0; i < 8; i++) {
             memset(p + 32 + 16 * i, 0, 16);
             memcpy(p + 32 + 16 * i, f->st[(top + i) & 7], 10);
@@ -48,6 +48,8 @@ static void x87_in(struct soft_cpu *c, const uint8_t *p, bool long_form)
     f->fop = fy_get16(p + 6) & 0x7ff;
     f->fip = long_form ? fy_get64(p + 8) : fy_get32(p + 8);
     f->fdp = long_form ? fy_get64(p + 16) : fy_get32(p + 16);
+    f->fcs = long_form ? 0 : fy_get16(p + 12);
+    f->fds = long_form ? 0 : fy_get16(p + 20);
     unsigned top = f->fsw >> 11 & 7;
     for (unsigned i = 0; i < 8; i++)
         memcpy(f->st[(top + i) & 7], p + 32 + 16 * i, 10);

@@ -51,30 +51,30 @@ bool simd_x87_ok(struct soft_cpu *c, bool waiting)
     return !waiting || !pending(c);
 }
 
+/* Alignment goes before the segment's limits and canonical form. The low bits are the sum's, however wide. */
+static bool address(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
+                    enum soft_access how, uint64_t *lin)
+{
+    uint64_t at = soft_ea_offset(c, in) + (in->ea & SOFT_EA_SEG ? c->seg[in->seg].base : 0);
+    if (align && at & (align - 1)) {
+        soft_exc_error(c, SOFT_GP, 0);
+        return false;
+    }
+    return soft_ea(c, in, size, how, lin);
+}
+
 bool simd_load(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
                union soft_vec *v)
 {
     uint64_t lin;
-    if (!soft_ea(c, in, size, SOFT_READ, &lin))
-        return false;
-    if (align && lin & (align - 1)) {
-        soft_exc_error(c, SOFT_GP, 0);
-        return false;
-    }
-    return soft_ld(c, lin, size, v);
+    return address(c, in, size, align, SOFT_READ, &lin) && soft_ld(c, lin, size, v);
 }
 
 bool simd_store(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
                 const union soft_vec *v)
 {
     uint64_t lin;
-    if (!soft_ea(c, in, size, SOFT_WRITE, &lin))
-        return false;
-    if (align && lin & (align - 1)) {
-        soft_exc_error(c, SOFT_GP, 0);
-        return false;
-    }
-    return soft_st(c, lin, size, v);
+    return address(c, in, size, align, SOFT_WRITE, &lin) && soft_st(c, lin, size, v);
 }
 
 bool simd_load_mm(struct soft_cpu *c, const struct soft_insn *in, unsigned size, uint64_t *v)
@@ -88,12 +88,12 @@ bool simd_load_mm(struct soft_cpu *c, const struct soft_insn *in, unsigned size,
     return soft_ea(c, in, size, SOFT_READ, &lin) && soft_ld(c, lin, size, v);
 }
 
-bool simd_fp_done(struct soft_cpu *c, uint32_t now)
+bool simd_fp_done(struct soft_cpu *c, const struct simd_fp *f)
 {
-    uint32_t raised = now & 0x3f;
+    uint32_t raised = f->flags;
     uint32_t unmasked = raised & ~(c->mxcsr >> 7) & 0x3f;
-    /* Invalid, denormal and zero-divide come before the operation: where one of them is unmasked the others
-     * never rise. */
+    /* Invalid, denormal and zero-divide come before the operation: where one of them is unmasked in any lane
+     * the others never rise. */
     if (unmasked & 7)
         raised &= 7;
     c->mxcsr |= raised;

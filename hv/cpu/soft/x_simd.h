@@ -119,46 +119,45 @@ static inline void simd_mm_put(struct soft_cpu *c, unsigned n, uint64_t v)
     simd_mm_enter(c);
 }
 
-/* After an instruction that ran with all exceptions masked: put the flags that `now` (the MXCSR then) shows
- * into the guest's; false: one of them is unmasked: #XM (or #UD) recorded, the destination must stay. */
-bool simd_fp_done(struct soft_cpu *c, uint32_t now);
-
-#define SIMD_UE 0x10u
+#define SIMD_MASKS 0x1f80u
 #define SIMD_UM 0x800u
-#define SIMD_FTZ 0x8000u
 
 /* Host instructions under the guest's MXCSR:
- *   SIMD_FP(c, f) { r = sources; ... }
- *   if (!simd_fp_done(c, f.flags)) ...
- * The body runs twice where underflow is unmasked: it is then due for any tiny result, which only flushing to
- * zero shows. Nothing but the instructions' own floating point may be in it. */
+ *   SIMD_FP(c, f) { r = sources; ...; simd_fp_lane(c, &f); ... }
+ *   if (!simd_fp_done(c, &f)) ...
+ * The body runs with all exceptions masked. Where an exception that the guest has unmasked shows then, or might
+ * (underflow: it is due for exact results too), the body runs once more with the guest's own masks and the
+ * traps are caught: which flags there are beside the trapping one is the processor's own affair. Nothing but
+ * the instructions' own floating point may be in the body; simd_fp_lane stands between its instructions. */
 struct simd_fp {
     uint32_t host, flags;
     unsigned pass;
 };
-SIMD_INLINE bool simd_fp_more(const struct soft_cpu *c, struct simd_fp *f)
+/* x_simd_trap.c: what follows the masked pass, and the lanes of the one that traps. */
+bool simd_fp_again(struct soft_cpu *c, struct simd_fp *f, uint32_t now);
+void simd_fp_trap_lane(struct soft_cpu *c, struct simd_fp *f);
+
+SIMD_INLINE bool simd_fp_more(struct soft_cpu *c, struct simd_fp *f)
 {
-    uint32_t control = (c->mxcsr | 0x1f80u) & ~0x3fu, now;
+    uint32_t control = (c->mxcsr | SIMD_MASKS) & ~0x3fu, now;
     if (!f->pass) {
-        if (SOFT_UNLIKELY(!(c->mxcsr & SIMD_UM)))
-            control &= ~SIMD_FTZ;
         __asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(f->host) : "m"(control));
         f->pass = 1;
         return true;
     }
     __asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(now) : "m"(f->host));
-    if (f->pass == 2) {
-        f->flags |= now & SIMD_UE;
-        return false;
-    }
-    f->flags = now;
-    f->pass = 2;
-    if (SOFT_LIKELY(c->mxcsr & SIMD_UM))
-        return false;
-    control |= SIMD_FTZ;
-    __asm__ volatile("ldmxcsr %0" : : "m"(control));
-    return true;
+    if (SOFT_LIKELY(f->pass == 1))
+        f->flags = now & 0x3f;
+    return SOFT_UNLIKELY((c->mxcsr & SIMD_MASKS) != SIMD_MASKS) && simd_fp_again(c, f, now);
 }
+SIMD_INLINE void simd_fp_lane(struct soft_cpu *c, struct simd_fp *f)
+{
+    if (SOFT_UNLIKELY(f->pass > 1))
+        simd_fp_trap_lane(c, f);
+}
+/* Put the flags into the guest's MXCSR; false: one of them is unmasked: #XM (or #UD) recorded, the
+ * destination must stay. */
+bool simd_fp_done(struct soft_cpu *c, const struct simd_fp *f);
 #define SIMD_FP(c, f) for (struct simd_fp *f##_ = &(f); simd_fp_more(c, f##_);)
 
 /* A host instruction on one lane: *a = *a op *b, or *a = op *b. */
@@ -201,10 +200,12 @@ SIMD_INLINE bool simd_run(struct soft_cpu *c, const struct soft_insn *in, simd_o
         {
             a = c->ymm[simd_first(in)];
             op(&a.lane[0], &b->lane[0]);
-            if (wide)
+            if (wide) {
+                simd_fp_lane(c, &f);
                 op(&a.lane[1], &b->lane[1]);
+            }
         }
-        if (!simd_fp_done(c, f.flags))
+        if (!simd_fp_done(c, &f))
             return false;
     }
     simd_put(c, in, in->reg, wide, &a);

@@ -41,9 +41,10 @@ FP(hsubps, 0) FP(hsubpd, 0) FP(addsubps, 0) FP(addsubpd, 0) FP(cvtsd2ss, 8)
         SIMD_FP(c, f)                                                                                        \
         {                                                                                                    \
             op_##name(&r.lane[0], &half);                                                                    \
+            simd_fp_lane(c, &f);                                                                             \
             op_##name(&r.lane[1], &other);                                                                   \
         }                                                                                                    \
-        if (!simd_fp_done(c, f.flags))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                       \
             return false;                                                                                    \
         simd_put(c, in, in->reg, wide, &r);                                                                  \
         return true;                                                                                         \
@@ -67,10 +68,12 @@ WIDER(cvtdq2pd)
         SIMD_FP(c, f)                                                                                        \
         {                                                                                                    \
             op_##name(&r.lane[0], &b->lane[0]);                                                              \
-            if (wide)                                                                                        \
+            if (wide) {                                                                                      \
+                simd_fp_lane(c, &f);                                                                         \
                 op_##name(&r.lane[1], &b->lane[1]);                                                          \
+            }                                                                                                \
         }                                                                                                    \
-        if (!simd_fp_done(c, f.flags))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                       \
             return false;                                                                                    \
         r.u64[1] = wide ? r.u64[2] : 0;                                                                      \
         simd_put(c, in, in->reg, false, &r);                                                                 \
@@ -133,7 +136,7 @@ FP_IMM(dppd, 0, 0x33, 52)
                              : [a] "m"(c->ymm[in->reg].lane[0]), [b] "m"(b->lane[0])                         \
                              : "xmm0", "xmm1", "cc");                                                        \
         }                                                                                                    \
-        if (!simd_fp_done(c, f.flags))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                       \
             return false;                                                                                    \
         soft_cc_set(&c->cc, (uint32_t)cf | (uint32_t)pf << 2 | (uint32_t)zf << 6);                           \
         return true;                                                                                         \
@@ -169,7 +172,7 @@ COMPARE(ucomiss, 4) COMPARE(ucomisd, 8) COMPARE(comiss, 4) COMPARE(comisd, 8)
                                  : [b] "m"(b->lane[0])                                                       \
                                  : "xmm0");                                                                  \
         }                                                                                                    \
-        if (!simd_fp_done(c, f.flags))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                       \
             return false;                                                                                    \
         c->gpr[in->reg] = r;                                                                                 \
         return true;                                                                                         \
@@ -205,7 +208,7 @@ TO_INT(cvtss2si, 4) TO_INT(cvttss2si, 4) TO_INT(cvtsd2si, 8) TO_INT(cvttsd2si, 8
                                  : [v] "r"(v)                                                                \
                                  : "xmm0");                                                                  \
         }                                                                                                    \
-        if (!simd_fp_done(c, f.flags))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                       \
             return false;                                                                                    \
         simd_put(c, in, in->reg, false, &a);                                                                 \
         return true;                                                                                         \
@@ -263,7 +266,7 @@ SIMD_PAIR(stmxcsr)
         }                                                                                                    \
         if (mm)                                                                                              \
             simd_mm_enter(c);                                                                                \
-        if (!simd_fp_done(c, f.flags))                                                                             \
+        if (!simd_fp_done(c, &f))                                                                             \
             return false;                                                                        \
         __builtin_memcpy(&c->ymm[in->reg], &a, 16);                                                          \
         return true;                                                                                    \
@@ -295,7 +298,7 @@ static bool load(struct soft_cpu *c, const struct soft_insn *in, unsigned bytes,
                              : "xmm0", "mm0", HOST_FPU);                                                     \
         }                                                                                                    \
         simd_mm_enter(c);                                                                                    \
-        if (!simd_fp_done(c, f.flags))                                                                             \
+        if (!simd_fp_done(c, &f))                                                                             \
             return false;                                                                        \
         simd_mm_put(c, in->reg, r);                                                                          \
         return true;                                                                                    \

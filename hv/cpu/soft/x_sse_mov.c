@@ -300,12 +300,13 @@ SIMD_PAIR(maskmovdqu)
     return true;
 }
 
+/* The x87 state changes before the store, which may fault (so Zen 4). */
 SIMD_HANDLER(maskmovq)
 {
-    if (!simd_mmx_ok(c) || !masked_store(c, in, c->fpu.st[in->reg & 7], c->fpu.st[in->rm & 7], 8))
+    if (!simd_mmx_ok(c))
         return false;
     simd_mm_enter(c);
-    return true;
+    return masked_store(c, in, c->fpu.st[in->reg & 7], c->fpu.st[in->rm & 7], 8);
 }
 
 SIMD_HANDLER(emms)
