@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hv/cpu/soft/vm.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "hv/base/checked.h"
-#include "hv/cpu/features.h"
 #include "hv/cpu/model.h"
 #include "hv/cpu/soft/block.h"
 #include "hv/cpu/soft/chips.h"
@@ -35,30 +33,20 @@ static const char *const feature_names[SOFT_F_COUNT] = {
 };
 
 /* Vector instructions run on the host's own units. */
-static bool host_has(const char *name)
+static bool host_runs(const char *name)
 {
     static const char *const vector[] = {"sse3", "ssse3", "sse4.1", "sse4.2", "aes", "pclmulqdq",
                                          "avx",  "avx2",  "fma",    "f16c"};
-    bool wanted = false;
     for (size_t i = 0; i < FY_ARRAY_LEN(vector); i++)
-        wanted |= !strcmp(name, vector[i]);
-    for (size_t i = 0; wanted && i < fy_feature_count; i++) {
-        const struct fy_feature_word *w = &fy_feature_words[fy_features[i].word];
-        uint32_t r[4] = {0};
-        if (strcmp(name, fy_features[i].name) != 0)
-            continue;
-        if (!__get_cpuid_count(w->function, w->index, &r[FY_EAX], &r[FY_EBX], &r[FY_ECX], &r[FY_EDX]) ||
-            !(r[w->reg] >> fy_features[i].bit & 1))
-            return false;
-        /* The host's system must switch the upper halves of the registers. */
-        return strcmp(name, "avx") != 0 || __builtin_cpu_supports("avx");
-    }
+        if (!strcmp(name, vector[i]))
+            /* The compiler's word for AVX means that the host's system keeps the upper halves, too. */
+            return soft_host_has(name) && (i < 6 || __builtin_cpu_supports("avx"));
     return true;
 }
 
 bool soft_feature_whole(const char *name)
 {
-    if (!host_has(name))
+    if (!host_runs(name))
         return false;
     for (unsigned f = 0; f < SOFT_F_COUNT; f++) {
         if (!feature_names[f] || strcmp(feature_names[f], name) != 0)

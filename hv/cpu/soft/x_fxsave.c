@@ -14,7 +14,7 @@
 #define AVX 4u
 #define COMPACT (1ull << 63)
 
-static void legacy_out(const struct soft_cpu *c, uint8_t *p, uint64_t what, bool long_form)
+static void legacy_out(const struct soft_cpu *c, uint8_t *p, uint64_t what, bool mxcsr, bool long_form)
 {
     const struct soft_fpu *f = &c->fpu;
     unsigned top = f->fsw >> 11 & 7;
@@ -31,7 +31,7 @@ static void legacy_out(const struct soft_cpu *c, uint8_t *p, uint64_t what, bool
             memcpy(p + 32 + 16 * i, f->st[(top + i) & 7], 10);
         }
     }
-    if (what & (SSE | AVX)) {
+    if (mxcsr) {
         fy_put32(p + 24, c->mxcsr);
         fy_put32(p + 28, 0xffff);
     }
@@ -114,9 +114,7 @@ SIMD_HANDLER(fxsave)
      * it. */
     if (!allowed(c) || !area(c, in, LEGACY, 16, SOFT_WRITE, &lin) || !copy_in(c, lin, p, LEGACY))
         return false;
-    legacy_out(c, p, X87 | (c->cr4 & SOFT_CR4_OSFXSR ? SSE : 0), in->flags & SOFT_I_REXW);
-    fy_put32(p + 24, c->mxcsr);
-    fy_put32(p + 28, 0xffff);
+    legacy_out(c, p, X87 | (c->cr4 & SOFT_CR4_OSFXSR ? SSE : 0), true, in->flags & SOFT_I_REXW);
     if (!copy_out(c, lin, p, 464))
         return false;
     return true;
@@ -169,30 +167,29 @@ static uint64_t in_use(const struct soft_cpu *c)
     return v;
 }
 
-static bool save(struct soft_cpu *c, const struct soft_insn *in, bool compact,
-                                    bool only_used)
+static bool save(struct soft_cpu *c, const struct soft_insn *in, bool compact, bool only_used)
 {
     uint8_t p[AVX_AT + AVX_BYTES];
     uint64_t lin;
     if (!xsave_ok(c))
         return false;
-    uint64_t want = asked(c);
-    uint64_t write = only_used ? want & in_use(c) : want;
+    uint64_t want = asked(c), used = in_use(c);
+    /* MXCSR is a part of SSE only in the compacted format (SDM volume 1, 13.10). */
+    if (compact && c->mxcsr != 0x1f80)
+        used |= SSE;
+    uint64_t write = only_used ? want & used : want;
     unsigned bytes = want & AVX ? AVX_AT + AVX_BYTES : AVX_AT;
     if (!area(c, in, bytes, 64, SOFT_WRITE, &lin) || !copy_in(c, lin, p, bytes))
         return false;
-    legacy_out(c, p, compact && !(want & (SSE | AVX)) ? write & X87 : write | (want & AVX),
-               in->flags & SOFT_I_REXW);
-    fy_put64(p + 512, compact ? write : (fy_get64(p + 512) & ~want) | (want & in_use(c)));
+    legacy_out(c, p, write, compact ? write & SSE : want & (SSE | AVX), in->flags & SOFT_I_REXW);
+    fy_put64(p + 512, compact ? write : (fy_get64(p + 512) & ~want) | (want & used));
     if (compact) {
         fy_put64(p + 520, want | COMPACT);
         memset(p + 528, 0, 48);
     }
     for (unsigned i = 0; write & AVX && i < (c->mode == SOFT_64 ? 16u : 8u); i++)
         memcpy(p + AVX_AT + 16 * i, c->ymm[i].u8 + 16, 16);
-    if (!copy_out(c, lin, p, bytes))
-        return false;
-    return true;
+    return copy_out(c, lin, p, bytes);
 }
 
 SIMD_HANDLER(xsave)
@@ -221,7 +218,7 @@ SIMD_HANDLER(xrstor)
     if (!area(c, in, bytes, 64, SOFT_READ, &lin) || !copy_in(c, lin, p, bytes))
         return false;
     uint64_t bv = fy_get64(p + 512), comp = fy_get64(p + 520);
-    bool compact = comp & COMPACT;
+    bool compact = comp & COMPACT && c->features >> SOFT_F_XSAVEC & 1;
     bool bad = bv & ~c->xcr0 || (compact ? comp & ~COMPACT & ~c->xcr0 || bv & ~comp : comp != 0);
     for (unsigned i = 528; i < 576; i++)
         bad |= p[i] != 0 && (compact || i < 536);

@@ -92,9 +92,9 @@ bool simd_fp_done(struct soft_cpu *c, const struct simd_fp *f)
 {
     uint32_t raised = f->flags;
     uint32_t unmasked = raised & ~(c->mxcsr >> 7) & 0x3f;
-    /* Invalid, denormal and zero-divide come before the operation: where one of them is unmasked in any lane
-     * the others never rise. */
-    if (unmasked & 7)
+    /* Invalid, denormal and zero-divide come before the operation: where one of them is unmasked in one lane
+     * the others' later flags never rise. */
+    if (f->pass == 3 && unmasked & 7)
         raised &= 7;
     c->mxcsr |= raised;
     if (SOFT_LIKELY(!unmasked))

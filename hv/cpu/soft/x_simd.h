@@ -131,7 +131,7 @@ static inline void simd_mm_put(struct soft_cpu *c, unsigned n, uint64_t v)
  * the instructions' own floating point may be in the body; simd_fp_lane stands between its instructions. */
 struct simd_fp {
     uint32_t host, flags;
-    unsigned pass;
+    unsigned pass; /* 1: masked; 2: with traps; 3: that, and in lanes */
 };
 /* x_simd_trap.c: what follows the masked pass, and the lanes of the one that traps. */
 bool simd_fp_again(struct soft_cpu *c, struct simd_fp *f, uint32_t now);

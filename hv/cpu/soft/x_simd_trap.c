@@ -87,5 +87,6 @@ void simd_fp_trap_lane(struct soft_cpu *c, struct simd_fp *f)
     uint32_t now;
     __asm__ volatile("stmxcsr %0" : "=m"(now));
     collect(f, now);
+    f->pass = 3;
     load(c);
 }

@@ -112,8 +112,37 @@ FP_IMM(roundps, 0, 15, 16)
 FP_IMM(roundpd, 0, 15, 16)
 FP_IMM(roundss, 4, 15, 16)
 FP_IMM(roundsd, 8, 15, 16)
-FP_IMM(dpps, 0, 0xff, 256)
 FP_IMM(dppd, 0, 0x33, 52)
+
+/* A dot product has steps, whose exceptions come one after the other for all lanes: the wide form is done as
+ * one. Its functions are like SIMD_IMM's, on 32 bytes. */
+SIMD_IMM(dpps, 256, "dpps $simd_i, %xmm1, %xmm0");
+extern const uint8_t simd_wide_dpps[] __asm__("simd_wide_dpps");
+__asm__(".pushsection .text\n.balign 32\nsimd_wide_dpps:\n.set simd_i, 0\n.rept 256\n.balign 32\n"
+        "vmovdqu (%rdi), %ymm0\nvdpps $simd_i, (%rsi), %ymm0, %ymm0\nvmovdqu %ymm0, (%rdi)\nvzeroupper\n"
+        "ret\n.set simd_i, simd_i + 1\n.endr\n.popsection\n");
+
+SIMD_PAIR(dpps)
+{
+    union soft_vec room, a;
+    struct simd_fp f = {0, 0, 0};
+    if (!(in->flags & SOFT_I_VL256))
+        return simd_run(c, in, SIMD_IMM_OP(dpps, in->imm & 0xff), 0, true);
+    if (!simd_avx_ok(c))
+        return false;
+    const union soft_vec *b = simd_rm(c, in, 32, 0, &room);
+    if (!b)
+        return false;
+    SIMD_FP(c, f)
+    {
+        a = c->ymm[in->vvvv];
+        ((simd_op *)(uintptr_t)(simd_wide_dpps + 32 * (in->imm & 0xff)))(&a.lane[0], &b->lane[0]);
+    }
+    if (!simd_fp_done(c, &f))
+        return false;
+    simd_put(c, in, in->reg, true, &a);
+    return true;
+}
 
 /* --- comparisons to flags --- */
 
