@@ -2,6 +2,7 @@
 # The software CPU. Handlers are named by the opcode table through weak references, so the whole library is linked.
 ferry_unit_test(test_soft_core "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_int "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+ferry_unit_test(test_soft_simd "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_sys "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 
 # The decoder: by hand, in bulk against the disassembler library Zydis, and with any bytes.

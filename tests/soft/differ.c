@@ -155,8 +155,8 @@ static void mark(const struct diff_stream *s, const struct diff_state *out)
     }
 }
 
-/* The streams of the batch that differ. The host's kernel keeps no x87 segment selectors when it switches, which
- * can befall any stream: what differs is looked at a second time. */
+/* The streams of the batch that differ. The host's kernel keeps no x87 segment selectors when it switches,
+ * which can befall any stream: what differs is looked at a second time. */
 static unsigned differing(struct run *r, unsigned count, unsigned bad[DIFF_SLOTS])
 {
     static char text[16384];
@@ -244,12 +244,19 @@ static unsigned class_of(const char *name)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"insns", 1, NULL, 'n'},        {"seed", 1, NULL, 's'},       {"only", 1, NULL, 'o'},
-        {"class", 1, NULL, 'c'},        {"stream", 1, NULL, 'i'},     {"strict-flags", 0, NULL, 'f'},
-        {"x87-pointers", 0, NULL, 'p'}, {"keep-going", 1, NULL, 'k'}, {"per-stream", 1, NULL, 'l'},
-        {"quiet", 0, NULL, 'q'},        {"mode", 1, NULL, 'm'},       {"cover", 0, NULL, 'r'},
-        {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"insns", 1, NULL, 'n'},
+                                            {"seed", 1, NULL, 's'},
+                                            {"only", 1, NULL, 'o'},
+                                            {"class", 1, NULL, 'c'},
+                                            {"stream", 1, NULL, 'i'},
+                                            {"strict-flags", 0, NULL, 'f'},
+                                            {"x87-pointers", 0, NULL, 'p'},
+                                            {"keep-going", 1, NULL, 'k'},
+                                            {"per-stream", 1, NULL, 'l'},
+                                            {"quiet", 0, NULL, 'q'},
+                                            {"mode", 1, NULL, 'm'},
+                                            {"cover", 0, NULL, 'r'},
+                                            {NULL, 0, NULL, 0}};
     struct run r = {.insns = 200000, .seed = 1, .per_stream = 12};
     unsigned classes = DIFF_INT | DIFF_SIMD | DIFF_X87, rows;
     const char *only = NULL;

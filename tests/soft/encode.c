@@ -338,8 +338,8 @@ static bool emit_spoilt(struct diff_rng *r, struct diff_stream *s, unsigned row)
         (t->map == SOFT_V0F3A && t->opcode < 2)) /* VPERMQ, VPERMPD: AMD does not heed W */
         return false;
     build(&b);
-    if (b.out.len <= 15 && soft_decode(b.out.b, b.out.len, diff_32 ? SOFT_32 : SOFT_64, diff_features, &in) ==
-                               SOFT_DECODE_UD) {
+    if (b.out.len <= 15 &&
+        soft_decode(b.out.b, b.out.len, diff_32 ? SOFT_32 : SOFT_64, diff_features, &in) == SOFT_DECODE_UD) {
         struct diff_insn *i = diff_emit(s, b.out.b, b.out.len);
         if (i) {
             i->fix = b.out.fix;

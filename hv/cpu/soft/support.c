@@ -42,9 +42,9 @@ bool soft_host_has(const char *name)
 /* Beyond the levels: for the model `host`, so only what the host has as well. */
 static bool extra(const char *name)
 {
-    static const char *const names[] = {"aes",  "pclmulqdq",  "rdrand",   "rdseed",  "fsgsbase", "adx",
-                                        "erms", "fsrm",       "rdtscp",   "rdpid",   "pcid",     "invpcid",
-                                        "smep", "smap",       "umip",     "pdpe1gb", "xsaveopt", "xsavec",
+    static const char *const names[] = {"aes",  "pclmulqdq",  "rdrand",  "rdseed",    "fsgsbase", "adx",
+                                        "erms", "fsrm",       "rdtscp",  "rdpid",     "pcid",     "invpcid",
+                                        "smep", "smap",       "umip",    "pdpe1gb",   "xsaveopt", "xsavec",
                                         "clwb", "clflushopt", "xgetbv1", "tsc-adjust"};
     for (size_t i = 0; i < FY_ARRAY_LEN(names); i++)
         if (!strcmp(name, names[i]))

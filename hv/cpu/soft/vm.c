@@ -35,8 +35,8 @@ static const char *const feature_names[SOFT_F_COUNT] = {
 /* Vector instructions run on the host's own units. */
 static bool host_runs(const char *name)
 {
-    static const char *const vector[] = {"sse3", "ssse3", "sse4.1", "sse4.2", "aes", "pclmulqdq",
-                                         "avx",  "avx2",  "fma",    "f16c"};
+    static const char *const vector[] = {"sse3",      "ssse3", "sse4.1", "sse4.2", "aes",
+                                         "pclmulqdq", "avx",   "avx2",   "fma",    "f16c"};
     for (size_t i = 0; i < FY_ARRAY_LEN(vector); i++)
         if (!strcmp(name, vector[i]))
             /* The compiler's word for AVX means that the host's system keeps the upper halves, too. */

@@ -27,7 +27,7 @@ static bool put(struct soft_cpu *c, const struct soft_insn *in, const union soft
 // clang-format off
 BROADCAST(vbroadcastss, u32, 4) BROADCAST(vbroadcastsd, u64, 8) BROADCAST(vpbroadcastb, u8, 1)
 BROADCAST(vpbroadcastw, u16, 2) BROADCAST(vpbroadcastd, u32, 4) BROADCAST(vpbroadcastq, u64, 8)
-BROADCAST(vbroadcastf128, lane, 16) BROADCAST(vbroadcasti128, lane, 16)
+BROADCAST(vbroadcastf128, lane, 16) BROADCAST(vbroadcasti128, lane, 16);
 // clang-format on
 
 /* --- permutations --- */
@@ -44,7 +44,7 @@ BROADCAST(vbroadcastf128, lane, 16) BROADCAST(vbroadcasti128, lane, 16)
         if (!b)                                                                                              \
             return false;                                                                                    \
         for (unsigned i = 0; i < simd_vl(in) / 16 * (n); i++) {                                              \
-            unsigned lane = i & ~((n) - 1u);                                                                 \
+            unsigned lane = i & ~((n)-1u);                                                                   \
             r.field[i] = (expression);                                                                       \
             (void)lane, (void)imm;                                                                           \
         }                                                                                                    \
@@ -52,23 +52,23 @@ BROADCAST(vbroadcastf128, lane, 16) BROADCAST(vbroadcasti128, lane, 16)
         return put(c, in, &r);                                                                               \
     }
 
-PERMUTE(vpermilps, u32, 4, a->u32[lane + (b->u32[i] & 3)])
-PERMUTE(vpermilpd, u64, 2, a->u64[lane + (b->u64[i] >> 1 & 1)])
-PERMUTE(vpermilps_imm, u32, 4, b->u32[lane + (imm >> (2 * (i & 3)) & 3)])
-PERMUTE(vpermilpd_imm, u64, 2, b->u64[lane + (imm >> i & 1)])
-PERMUTE(vpermd, u32, 4, b->u32[a->u32[i] & 7])
-PERMUTE(vpermps, u32, 4, b->u32[a->u32[i] & 7])
-PERMUTE(vpermq, u64, 2, b->u64[imm >> (2 * i) & 3])
-PERMUTE(vpermpd, u64, 2, b->u64[imm >> (2 * i) & 3])
-PERMUTE(vpblendd, u32, 4, imm >> i & 1 ? b->u32[i] : a->u32[i])
+PERMUTE(vpermilps, u32, 4, a->u32[lane + (b->u32[i] & 3)]);
+PERMUTE(vpermilpd, u64, 2, a->u64[lane + (b->u64[i] >> 1 & 1)]);
+PERMUTE(vpermilps_imm, u32, 4, b->u32[lane + (imm >> (2 * (i & 3)) & 3)]);
+PERMUTE(vpermilpd_imm, u64, 2, b->u64[lane + (imm >> i & 1)]);
+PERMUTE(vpermd, u32, 4, b->u32[a->u32[i] & 7]);
+PERMUTE(vpermps, u32, 4, b->u32[a->u32[i] & 7]);
+PERMUTE(vpermq, u64, 2, b->u64[imm >> (2 * i) & 3]);
+PERMUTE(vpermpd, u64, 2, b->u64[imm >> (2 * i) & 3]);
+PERMUTE(vpblendd, u32, 4, imm >> i & 1 ? b->u32[i] : a->u32[i]);
 
 /* Two of the four lanes of both sources, or zeros. */
 static struct soft_lane choose(const union soft_vec *a, const union soft_vec *b, unsigned how)
 {
     return how & 8 ? (struct soft_lane){{0, 0}} : (how & 2 ? b : a)->lane[how & 1];
 }
-PERMUTE(vperm2f128, lane, 1, choose(a, b, imm >> (4 * i)))
-PERMUTE(vperm2i128, lane, 1, choose(a, b, imm >> (4 * i)))
+PERMUTE(vperm2f128, lane, 1, choose(a, b, imm >> (4 * i)));
+PERMUTE(vperm2i128, lane, 1, choose(a, b, imm >> (4 * i)));
 
 static bool insert_lane(struct soft_cpu *c, const struct soft_insn *in)
 {
@@ -118,11 +118,11 @@ SIMD_HANDLER(vextracti128)
 
 /* --- shifts by element --- */
 
-PERMUTE(vpsllvd, u32, 4, b->u32[i] < 32 ? a->u32[i] << b->u32[i] : 0)
-PERMUTE(vpsllvq, u64, 2, b->u64[i] < 64 ? a->u64[i] << b->u64[i] : 0)
-PERMUTE(vpsrlvd, u32, 4, b->u32[i] < 32 ? a->u32[i] >> b->u32[i] : 0)
-PERMUTE(vpsrlvq, u64, 2, b->u64[i] < 64 ? a->u64[i] >> b->u64[i] : 0)
-PERMUTE(vpsravd, i32, 4, a->i32[i] >> (b->u32[i] < 32 ? b->u32[i] : 31))
+PERMUTE(vpsllvd, u32, 4, b->u32[i] < 32 ? a->u32[i] << b->u32[i] : 0);
+PERMUTE(vpsllvq, u64, 2, b->u64[i] < 64 ? a->u64[i] << b->u64[i] : 0);
+PERMUTE(vpsrlvd, u32, 4, b->u32[i] < 32 ? a->u32[i] >> b->u32[i] : 0);
+PERMUTE(vpsrlvq, u64, 2, b->u64[i] < 64 ? a->u64[i] >> b->u64[i] : 0);
+PERMUTE(vpsravd, i32, 4, a->i32[i] >> (b->u32[i] < 32 ? b->u32[i] : 31));
 
 /* --- all registers --- */
 

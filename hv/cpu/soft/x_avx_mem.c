@@ -60,10 +60,10 @@ static bool masked_store(struct soft_cpu *c, const struct soft_insn *in, unsigne
     {                                                                                                        \
         return masked_store(c, in, size);                                                                    \
     }
-MASKED(vmaskmovps, 4)
-MASKED(vmaskmovpd, 8)
-MASKED(vpmaskmovd, 4)
-MASKED(vpmaskmovq, 8)
+MASKED(vmaskmovps, 4);
+MASKED(vmaskmovpd, 8);
+MASKED(vpmaskmovd, 4);
+MASKED(vpmaskmovq, 8);
 
 /* Elements are loaded from the lowest on. One that faults leaves what has been loaded in the destination, and
  * its mask cleared, so that the instruction goes on from there when it is begun again. */
@@ -100,5 +100,5 @@ static bool gather(struct soft_cpu *c, const struct soft_insn *in, unsigned size
     }
 // clang-format off
 GATHER(vpgatherdd, 4, 4) GATHER(vpgatherdq, 8, 4) GATHER(vpgatherqd, 4, 8) GATHER(vpgatherqq, 8, 8)
-GATHER(vgatherdps, 4, 4) GATHER(vgatherdpd, 8, 4) GATHER(vgatherqps, 4, 8) GATHER(vgatherqpd, 8, 8)
+GATHER(vgatherdps, 4, 4) GATHER(vgatherdpd, 8, 4) GATHER(vgatherqps, 4, 8) GATHER(vgatherqpd, 8, 8);
 // clang-format on

@@ -34,7 +34,7 @@ SIMD_INLINE bool run(struct soft_cpu *c, const struct soft_insn *in, fma_op *op,
 #define FMA(name, bytes)                                                                                     \
     SIMD_INLINE void op_##name(struct soft_lane *a, const struct soft_lane *b, const struct soft_lane *d)    \
     {                                                                                                        \
-        __asm__ volatile("vmovdqu %0, %%xmm0\n\tvmovdqu %1, %%xmm1\n\tvmovdqu %2, %%xmm2\n\t" #name         \
+        __asm__ volatile("vmovdqu %0, %%xmm0\n\tvmovdqu %1, %%xmm1\n\tvmovdqu %2, %%xmm2\n\t" #name          \
                          " %%xmm2, %%xmm1, %%xmm0\n\tvmovdqu %%xmm0, %0"                                     \
                          : "+m"(*a)                                                                          \
                          : "m"(*b), "m"(*d)                                                                  \
@@ -50,12 +50,12 @@ SIMD_INLINE bool run(struct soft_cpu *c, const struct soft_insn *in, fma_op *op,
 // clang-format off
 FMA4(vfmadd132) FMA4(vfmsub132) FMA4(vfnmadd132) FMA4(vfnmsub132) FMA2(vfmaddsub132) FMA2(vfmsubadd132)
 FMA4(vfmadd213) FMA4(vfmsub213) FMA4(vfnmadd213) FMA4(vfnmsub213) FMA2(vfmaddsub213) FMA2(vfmsubadd213)
-FMA4(vfmadd231) FMA4(vfmsub231) FMA4(vfnmadd231) FMA4(vfnmsub231) FMA2(vfmaddsub231) FMA2(vfmsubadd231)
+FMA4(vfmadd231) FMA4(vfmsub231) FMA4(vfnmadd231) FMA4(vfnmsub231) FMA2(vfmaddsub231) FMA2(vfmsubadd231);
 // clang-format on
 
 /* --- half precision --- */
 
-SIMD_OP(vcvtph2ps, "vcvtph2ps %%xmm1, %%xmm0")
+SIMD_OP(vcvtph2ps, "vcvtph2ps %%xmm1, %%xmm0");
 
 SIMD_HANDLER(vcvtph2ps)
 {

@@ -13,8 +13,8 @@ bool simd_sse_ok(struct soft_cpu *c)
 
 bool simd_avx_ok(struct soft_cpu *c)
 {
-    bool ok = c->cr4 & SOFT_CR4_OSXSAVE && (c->xcr0 & 6) == 6 && c->cr0 & SOFT_CR0_PE &&
-              !(c->eflags & SOFT_EFL_VM);
+    bool ok =
+        c->cr4 & SOFT_CR4_OSXSAVE && (c->xcr0 & 6) == 6 && c->cr0 & SOFT_CR0_PE && !(c->eflags & SOFT_EFL_VM);
     if (SOFT_LIKELY(ok && !(c->cr0 & SOFT_CR0_TS)))
         return true;
     soft_exc(c, ok ? SOFT_NM : SOFT_UD);

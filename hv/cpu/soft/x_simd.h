@@ -13,7 +13,7 @@
  * because a local whose address has escaped would make the jump to the next handler a call, and the stack
  * would grow with every instruction of a chain of blocks. */
 #define SIMD_DO(name)                                                                                        \
-    static __attribute__((noinline)) bool do_##name(struct soft_cpu *c,                                       \
+    static __attribute__((noinline)) bool do_##name(struct soft_cpu *c,                                      \
                                                     const struct soft_insn *in __attribute__((unused)))
 #define SIMD_IS(name, work)                                                                                  \
     SOFT_HANDLER(name)                                                                                       \
@@ -87,7 +87,8 @@ static inline unsigned simd_first(const struct soft_insn *in)
 {
     return simd_vex(in) ? in->vvvv : in->reg;
 }
-/* Write a register: what is above 16 bytes (wide: 32) is kept by a legacy instruction, zeroed by a VEX one. */
+/* Write a register: what is above 16 bytes (wide: 32) is kept by a legacy instruction, zeroed by a VEX one.
+ */
 SIMD_INLINE void simd_put(struct soft_cpu *c, const struct soft_insn *in, unsigned n, bool wide,
                           const union soft_vec *v)
 {
@@ -125,10 +126,11 @@ static inline void simd_mm_put(struct soft_cpu *c, unsigned n, uint64_t v)
 /* Host instructions under the guest's MXCSR:
  *   SIMD_FP(c, f) { r = sources; ...; simd_fp_lane(c, &f); ... }
  *   if (!simd_fp_done(c, &f)) ...
- * The body runs with all exceptions masked. Where an exception that the guest has unmasked shows then, or might
- * (underflow: it is due for exact results too), the body runs once more with the guest's own masks and the
- * traps are caught: which flags there are beside the trapping one is the processor's own affair. Nothing but
- * the instructions' own floating point may be in the body; simd_fp_lane stands between its instructions. */
+ * The body runs with all exceptions masked. Where an exception that the guest has unmasked shows then, or
+ * might (underflow: it is due for exact results too), the body runs once more with the guest's own masks and
+ * the traps are caught: which flags there are beside the trapping one is the processor's own affair. Nothing
+ * but the instructions' own floating point may be in the body; simd_fp_lane stands between its instructions.
+ */
 struct simd_fp {
     uint32_t host, flags;
     unsigned pass; /* 1: masked; 2: with traps; 3: that, and in lanes */
@@ -165,14 +167,14 @@ typedef void simd_op(struct soft_lane *a, const struct soft_lane *b);
 #define SIMD_OP(name, text)                                                                                  \
     SIMD_INLINE void op_##name(struct soft_lane *a, const struct soft_lane *b)                               \
     {                                                                                                        \
-        __asm__ volatile("movdqu %0, %%xmm0\n\tmovdqu %1, %%xmm1\n\t" text "\n\tmovdqu %%xmm0, %0"            \
+        __asm__ volatile("movdqu %0, %%xmm0\n\tmovdqu %1, %%xmm1\n\t" text "\n\tmovdqu %%xmm0, %0"           \
                          : "+m"(*a)                                                                          \
                          : "m"(*b)                                                                           \
                          : "xmm0", "xmm1");                                                                  \
     }
 /* The same with an immediate: a table of `count` functions (simd_op), 32 bytes each, one a value. */
 #define SIMD_IMM(name, count, text)                                                                          \
-    __asm__(".pushsection .text\n.balign 32\nsimd_imm_" #name ":\n.set simd_i, 0\n.rept " #count              \
+    __asm__(".pushsection .text\n.balign 32\nsimd_imm_" #name ":\n.set simd_i, 0\n.rept " #count             \
             "\n.balign 32\nmovdqu (%rdi), %xmm0\nmovdqu (%rsi), %xmm1\n" text                                \
             "\nmovdqu %xmm0, (%rdi)\nret\n.set simd_i, simd_i + 1\n.endr\n.popsection\n");                   \
     extern const uint8_t simd_imm_##name[] __asm__("simd_imm_" #name)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Unmasked SIMD floating-point exceptions: the instruction runs with the guest's masks and SIGFPE says what the
- * processor has flagged. Slow, and rare: only where an exception is unmasked and seems due. */
+/* Unmasked SIMD floating-point exceptions: the instruction runs with the guest's masks and SIGFPE says what
+ * the processor has flagged. Slow, and rare: only where an exception is unmasked and seems due. */
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>

@@ -35,7 +35,7 @@ static bool put(struct soft_cpu *c, const struct soft_insn *in, const union soft
         if (!sources(c, in, &p))                                                                             \
             return false;                                                                                    \
         for (unsigned k = 0; k < count; k++) {                                                               \
-            unsigned lane = k & ~((n) - 1u), i = k & ((n) - 1u);                                             \
+            unsigned lane = k & ~((n)-1u), i = k & ((n)-1u);                                                 \
             r.field[k] = (expression);                                                                       \
             (void)lane, (void)i;                                                                             \
         }                                                                                                    \
@@ -44,18 +44,18 @@ static bool put(struct soft_cpu *c, const struct soft_insn *in, const union soft
 
 #define A(field, k) p.a->field[k]
 #define B(field, k) p.b->field[k]
-SHUFFLE(pshufd, u32, 4, B(u32, lane + (imm >> (2 * i) & 3)))
-SHUFFLE(pshuflw, u16, 8, i < 4 ? B(u16, lane + (imm >> (2 * i) & 3)) : B(u16, k))
-SHUFFLE(pshufhw, u16, 8, i < 4 ? B(u16, k) : B(u16, lane + 4 + (imm >> (2 * (i - 4)) & 3)))
-SHUFFLE(shufps, u32, 4, i < 2 ? A(u32, lane + (imm >> (2 * i) & 3)) : B(u32, lane + (imm >> (2 * i) & 3)))
-SHUFFLE(shufpd, u64, 2, i ? B(u64, lane + (imm >> k & 1)) : A(u64, lane + (imm >> k & 1)))
-SHUFFLE(blendps, u32, 4, imm >> k & 1 ? B(u32, k) : A(u32, k))
-SHUFFLE(blendpd, u64, 2, imm >> k & 1 ? B(u64, k) : A(u64, k))
-SHUFFLE(pblendw, u16, 8, imm >> i & 1 ? B(u16, k) : A(u16, k))
+SHUFFLE(pshufd, u32, 4, B(u32, lane + (imm >> (2 * i) & 3)));
+SHUFFLE(pshuflw, u16, 8, i < 4 ? B(u16, lane + (imm >> (2 * i) & 3)) : B(u16, k));
+SHUFFLE(pshufhw, u16, 8, i < 4 ? B(u16, k) : B(u16, lane + 4 + (imm >> (2 * (i - 4)) & 3)));
+SHUFFLE(shufps, u32, 4, i < 2 ? A(u32, lane + (imm >> (2 * i) & 3)) : B(u32, lane + (imm >> (2 * i) & 3)));
+SHUFFLE(shufpd, u64, 2, i ? B(u64, lane + (imm >> k & 1)) : A(u64, lane + (imm >> k & 1)));
+SHUFFLE(blendps, u32, 4, imm >> k & 1 ? B(u32, k) : A(u32, k));
+SHUFFLE(blendpd, u64, 2, imm >> k & 1 ? B(u64, k) : A(u64, k));
+SHUFFLE(pblendw, u16, 8, imm >> i & 1 ? B(u16, k) : A(u16, k));
 SHUFFLE(palignr, u8, 16,
         i + imm < 16   ? B(u8, lane + i + imm)
         : i + imm < 32 ? A(u8, lane + i + imm - 16)
-                       : 0)
+                       : 0);
 
 SIMD_HANDLER(palignr_mm)
 {
@@ -93,12 +93,12 @@ SIMD_HANDLER(pshufw)
             return false;                                                                                    \
         const union soft_vec *mask = &c->ymm[simd_vex(in) ? in->imm2 : 0];                                   \
         for (unsigned k = 0; k < simd_vl(in) / 16 * (n); k++)                                                \
-            r.field[k] = mask->field[k] >> ((bits) - 1) ? B(field, k) : A(field, k);                         \
+            r.field[k] = mask->field[k] >> ((bits)-1) ? B(field, k) : A(field, k);                           \
         return put(c, in, &r);                                                                               \
     }
-BLENDV(pblendvb, u8, 16, 8)
-BLENDV(blendvps, u32, 4, 32)
-BLENDV(blendvpd, u64, 2, 64)
+BLENDV(pblendvb, u8, 16, 8);
+BLENDV(blendvps, u32, 4, 32);
+BLENDV(blendvpd, u64, 2, 64);
 
 /* Integers of a part of the source to wider ones. bytes: of the source for one lane of the result. */
 #define WIDEN(name, bytes, to, from, n)                                                                      \
@@ -118,7 +118,7 @@ BLENDV(blendvpd, u64, 2, 64)
 WIDEN(pmovsxbw, 8, i16, i8, 8) WIDEN(pmovsxbd, 4, i32, i8, 4) WIDEN(pmovsxbq, 2, i64, i8, 2)
 WIDEN(pmovsxwd, 8, i32, i16, 4) WIDEN(pmovsxwq, 4, i64, i16, 2) WIDEN(pmovsxdq, 8, i64, i32, 2)
 WIDEN(pmovzxbw, 8, u16, u8, 8) WIDEN(pmovzxbd, 4, u32, u8, 4) WIDEN(pmovzxbq, 2, u64, u8, 2)
-WIDEN(pmovzxwd, 8, u32, u16, 4) WIDEN(pmovzxwq, 4, u64, u16, 2) WIDEN(pmovzxdq, 8, u64, u32, 2)
+WIDEN(pmovzxwd, 8, u32, u16, 4) WIDEN(pmovzxwq, 4, u64, u16, 2) WIDEN(pmovzxdq, 8, u64, u32, 2);
 // clang-format on
 
 /* --- between vectors and integer registers --- */
@@ -324,11 +324,11 @@ SIMD_PAIR(ptest)
             return false;                                                                                    \
         p.a = &c->ymm[in->reg];                                                                              \
         for (unsigned i = 0; i < simd_vl(in) / (bytes); i++) {                                               \
-            both |= (A(field, i) & B(field, i)) >> ((bits) - 1) ? 1 : 0;                                     \
-            only_b |= (~A(field, i) & B(field, i)) >> ((bits) - 1) ? 1 : 0;                                  \
+            both |= (A(field, i) & B(field, i)) >> ((bits)-1) ? 1 : 0;                                       \
+            only_b |= (~A(field, i) & B(field, i)) >> ((bits)-1) ? 1 : 0;                                    \
         }                                                                                                    \
         test_flags(c, !both, !only_b);                                                                       \
         return true;                                                                                         \
     }
-SIGNS(vtestps, u32, 4, 32)
-SIGNS(vtestpd, u64, 8, 64)
+SIGNS(vtestps, u32, 4, 32);
+SIGNS(vtestpd, u64, 8, 64);

@@ -18,7 +18,7 @@
 // clang-format off
 FP4(add) FP4(sub) FP4(mul) FP4(div) FP4(min) FP4(max) FP4(sqrt) FP(rcpps, 0) FP(rcpss, 4) FP(rsqrtps, 0)
 FP(rsqrtss, 4) FP(cvtss2sd, 4) FP(cvtdq2ps, 0) FP(cvtps2dq, 0) FP(cvttps2dq, 0) FP(haddps, 0) FP(haddpd, 0)
-FP(hsubps, 0) FP(hsubpd, 0) FP(addsubps, 0) FP(addsubpd, 0) FP(cvtsd2ss, 8)
+FP(hsubps, 0) FP(hsubpd, 0) FP(addsubps, 0) FP(addsubpd, 0) FP(cvtsd2ss, 8);
 // clang-format on
 
 /* Elements become twice as wide: 8 bytes of the source make a lane. */
@@ -44,13 +44,13 @@ FP(hsubps, 0) FP(hsubpd, 0) FP(addsubps, 0) FP(addsubpd, 0) FP(cvtsd2ss, 8)
             simd_fp_lane(c, &f);                                                                             \
             op_##name(&r.lane[1], &other);                                                                   \
         }                                                                                                    \
-        if (!simd_fp_done(c, &f))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                            \
             return false;                                                                                    \
         simd_put(c, in, in->reg, wide, &r);                                                                  \
         return true;                                                                                         \
     }
-WIDER(cvtps2pd)
-WIDER(cvtdq2pd)
+WIDER(cvtps2pd);
+WIDER(cvtdq2pd);
 
 /* Elements become half as wide: a lane makes 8 bytes. */
 #define NARROWER(name)                                                                                       \
@@ -73,15 +73,15 @@ WIDER(cvtdq2pd)
                 op_##name(&r.lane[1], &b->lane[1]);                                                          \
             }                                                                                                \
         }                                                                                                    \
-        if (!simd_fp_done(c, &f))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                            \
             return false;                                                                                    \
         r.u64[1] = wide ? r.u64[2] : 0;                                                                      \
         simd_put(c, in, in->reg, false, &r);                                                                 \
         return true;                                                                                         \
     }
-NARROWER(cvtpd2ps)
-NARROWER(cvttpd2dq)
-NARROWER(cvtpd2dq)
+NARROWER(cvtpd2ps);
+NARROWER(cvttpd2dq);
+NARROWER(cvtpd2dq);
 
 /* --- with an immediate --- */
 
@@ -91,16 +91,15 @@ NARROWER(cvtpd2dq)
     SIMD_IMM(v##name, 32, "v" #name " $simd_i, %xmm1, %xmm0, %xmm0");                                        \
     SIMD_DO(handler)                                                                                         \
     {                                                                                                        \
-        simd_op *op =                                                                                        \
-            simd_vex(in) ? SIMD_IMM_OP(v##name, in->imm & 31) : SIMD_IMM_OP(name, in->imm & 7);              \
+        simd_op *op = simd_vex(in) ? SIMD_IMM_OP(v##name, in->imm & 31) : SIMD_IMM_OP(name, in->imm & 7);    \
         return simd_run(c, in, op, bytes, true);                                                             \
     }                                                                                                        \
     SIMD_IS(handler, handler)                                                                                \
     SIMD_IS(v_handler, handler)
-COMPARE_IMM(cmpps, vcmpps, cmpps, 0)
-COMPARE_IMM(cmppd, vcmppd, cmppd, 0)
-COMPARE_IMM(cmpss, vcmpss, cmpss, 4)
-COMPARE_IMM(cmpsd_x, vcmpsd, cmpsd, 8)
+COMPARE_IMM(cmpps, vcmpps, cmpps, 0);
+COMPARE_IMM(cmppd, vcmppd, cmppd, 0);
+COMPARE_IMM(cmpss, vcmpss, cmpss, 4);
+COMPARE_IMM(cmpsd_x, vcmpsd, cmpsd, 8);
 
 #define FP_IMM(name, bytes, mask, count)                                                                     \
     SIMD_IMM(name, count, #name " $simd_i, %xmm1, %xmm0");                                                   \
@@ -108,11 +107,11 @@ COMPARE_IMM(cmpsd_x, vcmpsd, cmpsd, 8)
     {                                                                                                        \
         return simd_run(c, in, SIMD_IMM_OP(name, in->imm & (mask)), bytes, true);                            \
     }
-FP_IMM(roundps, 0, 15, 16)
-FP_IMM(roundpd, 0, 15, 16)
-FP_IMM(roundss, 4, 15, 16)
-FP_IMM(roundsd, 8, 15, 16)
-FP_IMM(dppd, 0, 0x33, 52)
+FP_IMM(roundps, 0, 15, 16);
+FP_IMM(roundpd, 0, 15, 16);
+FP_IMM(roundss, 4, 15, 16);
+FP_IMM(roundsd, 8, 15, 16);
+FP_IMM(dppd, 0, 0x33, 52);
 
 /* A dot product has steps, whose exceptions come one after the other for all lanes: the wide form is done as
  * one. Its functions are like SIMD_IMM's, on 32 bytes. */
@@ -159,20 +158,20 @@ SIMD_PAIR(dpps)
             return false;                                                                                    \
         SIMD_FP(c, f)                                                                                        \
         {                                                                                                    \
-            __asm__ volatile("movups %[a], %%xmm0\n\tmovups %[b], %%xmm1\n\t" #name                         \
-                             " %%xmm1, %%xmm0\n\tsetz %[z]\n\tsetp %[p]\n\tsetc %[c]"                       \
+            __asm__ volatile("movups %[a], %%xmm0\n\tmovups %[b], %%xmm1\n\t" #name                          \
+                             " %%xmm1, %%xmm0\n\tsetz %[z]\n\tsetp %[p]\n\tsetc %[c]"                        \
                              : [z] "=q"(zf), [p] "=q"(pf), [c] "=q"(cf)                                      \
                              : [a] "m"(c->ymm[in->reg].lane[0]), [b] "m"(b->lane[0])                         \
                              : "xmm0", "xmm1", "cc");                                                        \
         }                                                                                                    \
-        if (!simd_fp_done(c, &f))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                            \
             return false;                                                                                    \
         soft_cc_set(&c->cc, (uint32_t)cf | (uint32_t)pf << 2 | (uint32_t)zf << 6);                           \
         return true;                                                                                         \
     }
 
 // clang-format off
-COMPARE(ucomiss, 4) COMPARE(ucomisd, 8) COMPARE(comiss, 4) COMPARE(comisd, 8)
+COMPARE(ucomiss, 4) COMPARE(ucomisd, 8) COMPARE(comiss, 4) COMPARE(comisd, 8);
 // clang-format on
 
 /* --- with integer registers --- */
@@ -201,14 +200,14 @@ COMPARE(ucomiss, 4) COMPARE(ucomisd, 8) COMPARE(comiss, 4) COMPARE(comisd, 8)
                                  : [b] "m"(b->lane[0])                                                       \
                                  : "xmm0");                                                                  \
         }                                                                                                    \
-        if (!simd_fp_done(c, &f))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                            \
             return false;                                                                                    \
         c->gpr[in->reg] = r;                                                                                 \
         return true;                                                                                         \
     }
 
 // clang-format off
-TO_INT(cvtss2si, 4) TO_INT(cvttss2si, 4) TO_INT(cvtsd2si, 8) TO_INT(cvttsd2si, 8)
+TO_INT(cvtss2si, 4) TO_INT(cvttss2si, 4) TO_INT(cvtsd2si, 8) TO_INT(cvttsd2si, 8);
 // clang-format on
 
 #define FROM_INT(name)                                                                                       \
@@ -237,14 +236,14 @@ TO_INT(cvtss2si, 4) TO_INT(cvttss2si, 4) TO_INT(cvtsd2si, 8) TO_INT(cvttsd2si, 8
                                  : [v] "r"(v)                                                                \
                                  : "xmm0");                                                                  \
         }                                                                                                    \
-        if (!simd_fp_done(c, &f))                                                                       \
+        if (!simd_fp_done(c, &f))                                                                            \
             return false;                                                                                    \
         simd_put(c, in, in->reg, false, &a);                                                                 \
         return true;                                                                                         \
     }
 
 // clang-format off
-FROM_INT(cvtsi2ss) FROM_INT(cvtsi2sd)
+FROM_INT(cvtsi2ss) FROM_INT(cvtsi2sd);
 // clang-format on
 
 /* --- MXCSR --- */
@@ -283,22 +282,22 @@ SIMD_PAIR(stmxcsr)
         struct simd_fp f = {0, 0, 0};                                                                        \
         bool mm = !(in->flags & SOFT_I_MEM);                                                                 \
         if (!simd_sse_ok(c) || (mm && !simd_mmx_ok(c)) || !simd_load_mm(c, in, 8, &b))                       \
-            return false;                                                                        \
+            return false;                                                                                    \
         SIMD_FP(c, f)                                                                                        \
         {                                                                                                    \
             a = c->ymm[in->reg];                                                                             \
-            __asm__ volatile("movups %[a], %%xmm0\n\tmovq %[b], %%mm0\n\t" #name                            \
-                             " %%mm0, %%xmm0\n\temms\n\tmovups %%xmm0, %[a]"                                \
+            __asm__ volatile("movups %[a], %%xmm0\n\tmovq %[b], %%mm0\n\t" #name                             \
+                             " %%mm0, %%xmm0\n\temms\n\tmovups %%xmm0, %[a]"                                 \
                              : [a] "+m"(a.lane[0])                                                           \
                              : [b] "m"(b)                                                                    \
                              : "xmm0", "mm0", HOST_FPU);                                                     \
         }                                                                                                    \
         if (mm)                                                                                              \
             simd_mm_enter(c);                                                                                \
-        if (!simd_fp_done(c, &f))                                                                             \
-            return false;                                                                        \
+        if (!simd_fp_done(c, &f))                                                                            \
+            return false;                                                                                    \
         __builtin_memcpy(&c->ymm[in->reg], &a, 16);                                                          \
-        return true;                                                                                    \
+        return true;                                                                                         \
     }
 
 /* The low bytes of the rm operand, the rest zero. */
@@ -317,23 +316,23 @@ static bool load(struct soft_cpu *c, const struct soft_insn *in, unsigned bytes,
         union soft_vec b;                                                                                    \
         uint64_t r = 0;                                                                                      \
         struct simd_fp f = {0, 0, 0};                                                                        \
-        if (!simd_sse_ok(c) || !simd_mmx_ok(c) || !load(c, in, bytes, &b))                 \
-            return false;                                                                        \
+        if (!simd_sse_ok(c) || !simd_mmx_ok(c) || !load(c, in, bytes, &b))                                   \
+            return false;                                                                                    \
         SIMD_FP(c, f)                                                                                        \
         {                                                                                                    \
-            __asm__ volatile("movups %[b], %%xmm0\n\t" #name " %%xmm0, %%mm0\n\tmovq %%mm0, %[r]\n\temms"   \
+            __asm__ volatile("movups %[b], %%xmm0\n\t" #name " %%xmm0, %%mm0\n\tmovq %%mm0, %[r]\n\temms"    \
                              : [r] "=m"(r)                                                                   \
                              : [b] "m"(b.lane[0])                                                            \
                              : "xmm0", "mm0", HOST_FPU);                                                     \
         }                                                                                                    \
         simd_mm_enter(c);                                                                                    \
-        if (!simd_fp_done(c, &f))                                                                             \
-            return false;                                                                        \
+        if (!simd_fp_done(c, &f))                                                                            \
+            return false;                                                                                    \
         simd_mm_put(c, in->reg, r);                                                                          \
-        return true;                                                                                    \
+        return true;                                                                                         \
     }
 
 // clang-format off
 FROM_MM(cvtpi2ps) FROM_MM(cvtpi2pd)
-TO_MM(cvtps2pi, 8) TO_MM(cvttps2pi, 8) TO_MM(cvtpd2pi, 16) TO_MM(cvttpd2pi, 16)
+TO_MM(cvtps2pi, 8) TO_MM(cvttps2pi, 8) TO_MM(cvtpd2pi, 16) TO_MM(cvttpd2pi, 16);
 // clang-format on

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* SSE to SSE4.2 and AES on integers and bits, their AVX and AVX2 forms, and MMX: two registers in, one out, by
- * the host's own instruction. A 256-bit form is the 128-bit one on each lane. */
+/* SSE to SSE4.2 and AES on integers and bits, their AVX and AVX2 forms, and MMX: two registers in, one out,
+ * by the host's own instruction. A 256-bit form is the 128-bit one on each lane. */
 #include "hv/cpu/soft/x_simd.h"
 
 #define SSE(name)                                                                                            \
@@ -16,11 +16,11 @@
     {                                                                                                        \
         union soft_vec a = {0}, b = {0};                                                                     \
         if (!simd_mmx_ok(c) || !simd_load_mm(c, in, 8, &b.u64[0]))                                           \
-            return false;                                                                        \
+            return false;                                                                                    \
         a.u64[0] = simd_mm(c, in->reg);                                                                      \
-        op_##name(&a.lane[0], &b.lane[0]);                                                                                   \
+        op_##name(&a.lane[0], &b.lane[0]);                                                                   \
         simd_mm_put(c, in->reg, a.u64[0]);                                                                   \
-        return true;                                                                                    \
+        return true;                                                                                         \
     }
 
 /* MMX where the halves of the vector meet: by the host's MMX itself. */
@@ -29,14 +29,14 @@
     {                                                                                                        \
         uint64_t a, b;                                                                                       \
         if (!simd_mmx_ok(c) || !simd_load_mm(c, in, size, &b))                                               \
-            return false;                                                                        \
+            return false;                                                                                    \
         a = simd_mm(c, in->reg);                                                                             \
         __asm__("movq %0, %%mm0\n\tmovq %1, %%mm1\n\t" #name " %%mm1, %%mm0\n\tmovq %%mm0, %0\n\temms"       \
                 : "+m"(a)                                                                                    \
                 : "m"(b)                                                                                     \
                 : "mm0", "mm1", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");        \
         simd_mm_put(c, in->reg, a);                                                                          \
-        return true;                                                                                    \
+        return true;                                                                                         \
     }
 
 #define BOTH(name) SSE(name) MMX(name)
@@ -59,7 +59,7 @@ MMX_OWN(packsswb, 8) MMX_OWN(packssdw, 8) MMX_OWN(packuswb, 8) MMX_OWN(punpcklbw
 MMX_OWN(punpckldq, 4) MMX_OWN(punpckhbw, 8) MMX_OWN(punpckhwd, 8) MMX_OWN(punpckhdq, 8) MMX_OWN(pshufb, 8)
 MMX_OWN(phaddw, 8) MMX_OWN(phaddd, 8) MMX_OWN(phaddsw, 8) MMX_OWN(pmaddubsw, 8) MMX_OWN(phsubw, 8)
 MMX_OWN(phsubd, 8) MMX_OWN(phsubsw, 8) MMX_OWN(psignb, 8) MMX_OWN(psignw, 8) MMX_OWN(psignd, 8)
-MMX_OWN(pmulhrsw, 8) MMX_OWN(pabsb, 8) MMX_OWN(pabsw, 8) MMX_OWN(pabsd, 8)
+MMX_OWN(pmulhrsw, 8) MMX_OWN(pabsb, 8) MMX_OWN(pabsw, 8) MMX_OWN(pabsd, 8);
 // clang-format on
 
 /* Shifts of all elements by one count, which is 64 bits of the rm operand whatever the vector's length, or an
@@ -77,7 +77,7 @@ MMX_OWN(pmulhrsw, 8) MMX_OWN(pabsb, 8) MMX_OWN(pabsw, 8) MMX_OWN(pabsd, 8)
         a = c->ymm[simd_first(in)];                                                                          \
         op_##name(&a.lane[0], &b->lane[0]);                                                                  \
         op_##name(&a.lane[1], &b->lane[0]);                                                                  \
-        simd_put(c, in, in->reg, in->flags & SOFT_I_VL256, &a);                                              \
+        simd_put(c, in, in->reg, in->flags &SOFT_I_VL256, &a);                                               \
         return true;                                                                                         \
     }                                                                                                        \
     SIMD_PAIR(name##_imm)                                                                                    \
@@ -89,7 +89,7 @@ MMX_OWN(pmulhrsw, 8) MMX_OWN(pabsb, 8) MMX_OWN(pabsw, 8) MMX_OWN(pabsd, 8)
         a = c->ymm[in->rm];                                                                                  \
         op_##name(&a.lane[0], &b);                                                                           \
         op_##name(&a.lane[1], &b);                                                                           \
-        simd_put(c, in, simd_vex(in) ? in->vvvv : in->rm, in->flags & SOFT_I_VL256, &a);                     \
+        simd_put(c, in, simd_vex(in) ? in->vvvv : in->rm, in->flags &SOFT_I_VL256, &a);                      \
         return true;                                                                                         \
     }                                                                                                        \
     MMX(name)                                                                                                \
@@ -106,7 +106,7 @@ MMX_OWN(pmulhrsw, 8) MMX_OWN(pabsb, 8) MMX_OWN(pabsw, 8) MMX_OWN(pabsd, 8)
     }
 
 // clang-format off
-SHIFT(psllw) SHIFT(pslld) SHIFT(psllq) SHIFT(psrlw) SHIFT(psrld) SHIFT(psrlq) SHIFT(psraw) SHIFT(psrad)
+SHIFT(psllw) SHIFT(pslld) SHIFT(psllq) SHIFT(psrlw) SHIFT(psrld) SHIFT(psrlq) SHIFT(psraw) SHIFT(psrad);
 // clang-format on
 
 static bool shift_bytes(struct soft_cpu *c, const struct soft_insn *in, bool left)

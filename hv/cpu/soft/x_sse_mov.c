@@ -13,7 +13,7 @@
         const union soft_vec *v = simd_rm(c, in, simd_vl(in), (align) ? simd_vl(in) : 0, &room);             \
         if (!v)                                                                                              \
             return false;                                                                                    \
-        simd_put(c, in, in->reg, in->flags & SOFT_I_VL256, v);                                               \
+        simd_put(c, in, in->reg, in->flags &SOFT_I_VL256, v);                                                \
         return true;                                                                                         \
     }
 #define STORE(name, align)                                                                                   \
@@ -23,7 +23,7 @@
             return false;                                                                                    \
         if (in->flags & SOFT_I_MEM)                                                                          \
             return simd_store(c, in, simd_vl(in), (align) ? simd_vl(in) : 0, &c->ymm[in->reg]);              \
-        simd_put(c, in, in->rm, in->flags & SOFT_I_VL256, &c->ymm[in->reg]);                                 \
+        simd_put(c, in, in->rm, in->flags &SOFT_I_VL256, &c->ymm[in->reg]);                                  \
         return true;                                                                                         \
     }
 
@@ -31,7 +31,7 @@
 LOAD(movaps, true) LOAD(movapd, true) LOAD(movdqa, true) LOAD(movups, false) LOAD(movupd, false)
 LOAD(movdqu, false) LOAD(lddqu, false) LOAD(movntdqa, true) STORE(movaps_st, true) STORE(movapd_st, true)
 STORE(movdqa_st, true) STORE(movups_st, false) STORE(movupd_st, false) STORE(movdqu_st, false)
-STORE(movntps, true) STORE(movntpd, true) STORE(movntdq, true)
+STORE(movntps, true) STORE(movntpd, true) STORE(movntdq, true);
 // clang-format on
 
 /* Scalars: from memory the rest becomes zero; between registers it is the first source's. */
@@ -77,15 +77,15 @@ SIMD_DO(movsd)
 {
     return load_scalar(c, in, 8);
 }
-SIMD_IS(movsd_x, movsd)
-SIMD_IS(vmovsd, movsd)
+SIMD_IS(movsd_x, movsd);
+SIMD_IS(vmovsd, movsd);
 
 SIMD_DO(movsd_st)
 {
     return store_scalar(c, in, 8);
 }
-SIMD_IS(movsd_x_st, movsd_st)
-SIMD_IS(vmovsd_st, movsd_st)
+SIMD_IS(movsd_x_st, movsd_st);
+SIMD_IS(vmovsd_st, movsd_st);
 
 SIMD_PAIR(movq)
 {
@@ -131,7 +131,7 @@ SIMD_PAIR(movq_st)
 
 // clang-format off
 HALF(movlps, 0, 0) HALF(movlpd, 0, 0) HALF(movhps, 1, 0) HALF(movhpd, 1, 0) HALF(movhlps, 0, 1)
-HALF(movlhps, 1, 0)
+HALF(movlhps, 1, 0);
 // clang-format on
 
 #define HALF_ST(name, from)                                                                                  \
@@ -143,7 +143,7 @@ HALF(movlhps, 1, 0)
     }
 
 // clang-format off
-HALF_ST(movlps_st, 0) HALF_ST(movlpd_st, 0) HALF_ST(movhps_st, 1) HALF_ST(movhpd_st, 1)
+HALF_ST(movlps_st, 0) HALF_ST(movlpd_st, 0) HALF_ST(movhps_st, 1) HALF_ST(movhpd_st, 1);
 // clang-format on
 
 /* The low half twice, in each lane. */

@@ -46,8 +46,8 @@ typedef void text_op(struct text *t);
 #define TEXT_STUBS(name)                                                                                     \
     __asm__(".pushsection .text\n.balign 64\nsimd_text_" #name ":\n.set simd_i, 0\n.rept 128\n.balign 64\n"  \
             "movdqu (%rdi), %xmm0\nmovdqu 16(%rdi), %xmm1\nmov 32(%rdi), %rax\nmov 40(%rdi), %rdx\n" #name   \
-            " $simd_i, %xmm1, %xmm0\npushfq\npopq 56(%rdi)\nmov %rcx, 48(%rdi)\nmovdqu %xmm0, (%rdi)\nret\n"  \
-            ".set simd_i, simd_i + 1\n.endr\n.popsection\n");                                               \
+            " $simd_i, %xmm1, %xmm0\npushfq\npopq 56(%rdi)\nmov %rcx, 48(%rdi)\nmovdqu %xmm0, (%rdi)\nret\n" \
+            ".set simd_i, simd_i + 1\n.endr\n.popsection\n");                                                \
     extern const uint8_t simd_text_##name[] __asm__("simd_text_" #name)
 TEXT_STUBS(pcmpestrm);
 TEXT_STUBS(pcmpestri);

@@ -213,8 +213,8 @@ SIMD_HANDLER(x87)
         c->fpu.fip = c->fpu.fdp = c->fpu.fop = c->fpu.fcs = c->fpu.fds = 0;
     bool cmov = in->opcode == 0xda || (in->opcode == 0xdb && in->modrm < 0xe0);
     bool comi = (in->opcode == 0xdb || in->opcode == 0xdf) && in->modrm >= 0xe8 && in->modrm < 0xf8;
-    /* A comparison to flags clears SF and AF where it sets them at all: not on each processor when an unmasked
-     * exception comes of it. */
+    /* A comparison to flags clears SF and AF where it sets them at all: not on each processor when an
+     * unmasked exception comes of it. */
     uint32_t flags = cmov ? soft_cc_get(&c->cc) : SOFT_FL_S | SOFT_FL_A;
     run(&c->fpu, soft_x87_registers + 4 * at, NULL, &flags);
     if (comi && !(flags & SOFT_FL_S))
