@@ -129,7 +129,7 @@ void diff_print_tolerances(void)
         "  arithmetic flags at a fault inside REP CMPS, REP SCAS: not compared (Intel keeps those from "
         "before, AMD does not)\n"
         "  not generated: 66 before near branches and MOVSXD, SHLD and SHRD of 16 bits by more than 16, "
-        "VPERMQ and VPERMPD with W0 (AMD and Intel differ)\n"
+        "VPERMQ and VPERMPD with W0, VPEXTRD and VPINSRD with W1 outside 64-bit mode (AMD and Intel differ)\n"
         "  which operand of CMPS faults first: not compared (differs from case to case on Zen 4)\n"
         "  which byte of an x87 instruction's memory operand faults: not compared inside a page (AMD names "
         "the "

@@ -71,21 +71,21 @@ static inline void *soft_tlb_hit(const struct soft_cpu *c, uint64_t lin, unsigne
 #define SOFT_DEFINE_ACCESS(bits)                                                                             \
     SOFT_RACY static inline bool soft_ld##bits(struct soft_cpu *c, uint64_t lin, uint##bits##_t *out)        \
     {                                                                                                        \
-        const void *p = soft_tlb_hit(c, lin, bits / 8, SOFT_READ);                                           \
+        const void *p = soft_tlb_hit(c, lin, (bits) / 8, SOFT_READ);                                         \
         if (SOFT_LIKELY(p != NULL)) {                                                                        \
-            __builtin_memcpy(out, p, bits / 8);                                                              \
+            __builtin_memcpy(out, p, (bits) / 8);                                                            \
             return true;                                                                                     \
         }                                                                                                    \
-        return soft_ld_slow(c, lin, bits / 8, out);                                                          \
+        return soft_ld_slow(c, lin, (bits) / 8, out);                                                        \
     }                                                                                                        \
     SOFT_RACY static inline bool soft_st##bits(struct soft_cpu *c, uint64_t lin, uint##bits##_t v)           \
     {                                                                                                        \
-        void *p = soft_tlb_hit(c, lin, bits / 8, SOFT_WRITE);                                                \
+        void *p = soft_tlb_hit(c, lin, (bits) / 8, SOFT_WRITE);                                              \
         if (SOFT_LIKELY(p != NULL)) {                                                                        \
-            __builtin_memcpy(p, &v, bits / 8);                                                               \
+            __builtin_memcpy(p, &v, (bits) / 8);                                                             \
             return true;                                                                                     \
         }                                                                                                    \
-        return soft_st_slow(c, lin, bits / 8, &v);                                                           \
+        return soft_st_slow(c, lin, (bits) / 8, &v);                                                         \
     }
 SOFT_DEFINE_ACCESS(8)
 SOFT_DEFINE_ACCESS(16)

@@ -36,7 +36,7 @@ static bool masked_load(struct soft_cpu *c, const struct soft_insn *in, unsigned
 static bool masked_store(struct soft_cpu *c, const struct soft_insn *in, unsigned size)
 {
     union soft_vec v, mask;
-    uint64_t lin[8];
+    uint64_t lin[8] = {0};
     if (!simd_avx_ok(c))
         return false;
     mask = c->ymm[in->vvvv];

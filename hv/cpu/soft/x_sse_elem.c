@@ -101,7 +101,7 @@ BLENDV(blendvps, u32, 4, 32);
 BLENDV(blendvpd, u64, 2, 64);
 
 /* Integers of a part of the source to wider ones. bytes: of the source for one lane of the result. */
-#define WIDEN(name, bytes, to, from, n)                                                                      \
+#define WIDEN(name, bytes, to, n, value)                                                                     \
     SIMD_PAIR(name)                                                                                          \
     {                                                                                                        \
         union soft_vec room, r = {0};                                                                        \
@@ -111,14 +111,17 @@ BLENDV(blendvpd, u64, 2, 64);
         if (!b)                                                                                              \
             return false;                                                                                    \
         for (unsigned k = 0; k < simd_vl(in) / 16 * (n); k++)                                                \
-            r.to[k] = b->from[k];                                                                            \
+            r.to[k] = (value);                                                                               \
         return put(c, in, &r);                                                                               \
     }
+#define SIGNED(k) (int16_t)((b->u8[k] ^ 0x80) - 0x80)
 // clang-format off
-WIDEN(pmovsxbw, 8, i16, i8, 8) WIDEN(pmovsxbd, 4, i32, i8, 4) WIDEN(pmovsxbq, 2, i64, i8, 2)
-WIDEN(pmovsxwd, 8, i32, i16, 4) WIDEN(pmovsxwq, 4, i64, i16, 2) WIDEN(pmovsxdq, 8, i64, i32, 2)
-WIDEN(pmovzxbw, 8, u16, u8, 8) WIDEN(pmovzxbd, 4, u32, u8, 4) WIDEN(pmovzxbq, 2, u64, u8, 2)
-WIDEN(pmovzxwd, 8, u32, u16, 4) WIDEN(pmovzxwq, 4, u64, u16, 2) WIDEN(pmovzxdq, 8, u64, u32, 2);
+WIDEN(pmovsxbw, 8, i16, 8, SIGNED(k)) WIDEN(pmovsxbd, 4, i32, 4, SIGNED(k))
+WIDEN(pmovsxbq, 2, i64, 2, SIGNED(k)) WIDEN(pmovsxwd, 8, i32, 4, b->i16[k])
+WIDEN(pmovsxwq, 4, i64, 2, b->i16[k]) WIDEN(pmovsxdq, 8, i64, 2, b->i32[k])
+WIDEN(pmovzxbw, 8, u16, 8, b->u8[k]) WIDEN(pmovzxbd, 4, u32, 4, b->u8[k])
+WIDEN(pmovzxbq, 2, u64, 2, b->u8[k]) WIDEN(pmovzxwd, 8, u32, 4, b->u16[k])
+WIDEN(pmovzxwq, 4, u64, 2, b->u16[k]) WIDEN(pmovzxdq, 8, u64, 2, b->u32[k]);
 // clang-format on
 
 /* --- between vectors and integer registers --- */

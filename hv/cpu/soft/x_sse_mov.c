@@ -124,7 +124,7 @@ SIMD_PAIR(movq_st)
         if (!v)                                                                                              \
             return false;                                                                                    \
         r = c->ymm[simd_first(in)];                                                                          \
-        r.u64[to] = v->u64[mem ? 0 : from];                                                                  \
+        r.u64[to] = v->u64[mem ? 0 : (from)];                                                                \
         simd_put(c, in, in->reg, false, &r);                                                                 \
         return true;                                                                                         \
     }

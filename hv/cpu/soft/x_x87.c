@@ -74,7 +74,7 @@ static void run(struct soft_fpu *f, const uint8_t *stub, void *operand, uint32_t
 }
 
 /* Bytes of the memory operand of D8+i /reg; negative: written. 0: environments, dealt with apart. */
-static const int8_t operand_bytes[8][8] = {
+static const int operand_bytes[8][8] = {
     {4, 4, 4, 4, 4, 4, 4, 4},       {4, 0, -4, -4, 0, 2, 0, -2},     {4, 4, 4, 4, 4, 4, 4, 4},
     {4, -4, -4, -4, 0, 10, 0, -10}, {8, 8, 8, 8, 8, 8, 8, 8},        {8, -8, -8, -8, 0, 0, 0, -2},
     {2, 2, 2, 2, 2, 2, 2, 2},       {2, -2, -2, -2, 10, 8, -10, -8},
