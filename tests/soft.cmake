@@ -31,8 +31,8 @@ foreach(run "int 64 20" "int 32 4" "simd 64 4" "simd 32 3" "x87 64 3" "x87 32 3"
   list(GET run 0 class)
   list(GET run 1 mode)
   list(GET run 2 millions)
-  add_test(NAME soft_differ_${class}${mode}
+  add_test(NAME soft_differ_${class}_${mode}
            COMMAND differ --mode ${mode} --class ${class} --insns ${millions}000000 --seed 1 --quiet --cover)
-  set_tests_properties(soft_differ_${class}${mode} PROPERTIES LABELS soft TIMEOUT 900 SKIP_RETURN_CODE 77)
+  set_tests_properties(soft_differ_${class}_${mode} PROPERTIES LABELS soft TIMEOUT 900 SKIP_RETURN_CODE 77)
 endforeach()
 endif()

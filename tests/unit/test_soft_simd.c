@@ -11,7 +11,9 @@
 
 #include <cmocka.h>
 
+#include "hv/cpu/model.h"
 #include "hv/cpu/soft/block.h"
+#include "hv/cpu/soft/engine.h"
 #include "hv/cpu/soft/exec.h"
 #include "hv/cpu/soft/state.h"
 #include "hv/cpu/soft/system.h"
@@ -630,13 +632,37 @@ static void travel(void **state)
     ferry__vcpu__free_unpacked(v, NULL);
 }
 
+/* All levels are offered where the host's vector units are those of x86-64-v3. */
+static void models(void **state)
+{
+    BEGIN;
+    static struct fy_cpu_support s;
+    static const char *const names[] = {"x86-64-v1", "x86-64-v2", "x86-64-v3", "host"};
+    struct fy_err e;
+    fy_soft_support(&s);
+    assert_string_equal(fy_cpu_default_model(&s), "x86-64-v2");
+    (void)c;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        Ferry__CpuPolicy *p = malloc(sizeof *p);
+        ferry__cpu_policy__init(p);
+        assert_int_equal(fy_cpu_resolve(names[i], &s, p, &e), 0);
+        assert_int_equal(fy_cpu_has(p, "avx2"), i >= 2);
+        assert_int_equal(fy_cpu_has(p, "popcnt"), i >= 1);
+        assert_int_equal(fy_cpu_xcr0(p), i >= 2 ? 7 : 3);
+        if (fy_cpu_has(p, "aes"))
+            assert_true(i == 3 && soft_host_has("aes"));
+        assert_false(fy_cpu_has(p, "avx512f"));
+        ferry__cpu_policy__free_unpacked(p, NULL);
+    }
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(enabling),       T(real_mode),    T(xsetbv),         T(reflected),    T(xsave),
         T(xrstor_refuses), T(xrstor_loads), T(gather_restart), T(masked_moves), T(exceptions),
-        T(zero_upper),     T(chains),       T(travel),
+        T(zero_upper),     T(chains),       T(travel),         T(models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
