@@ -208,6 +208,7 @@ static void real_mode(void **state)
     }
     soft_mode_changed(c);
     assert_int_equal(RUN(VADDPS), SOFT_UD);
+    assert_int_equal(RUN(0xc4, 0xe2, 0x70, 0xf2, 0xc2), SOFT_UD); /* andn eax, ecx, edx */
     assert_int_equal(RUN(ADDPS), DONE);
 }
 
