@@ -35,7 +35,7 @@ def what_the_host_can(lab):
     """doctor knows a real KVM: offsets, the ring, and the best model that this processor has."""
     rows = doctor(lab.alpha)
     say("doctor:", json.dumps(rows))
-    for what, state, words in (("kvm", "yes", ""), ("engine", "yes", "default CPU model x86-64-v2"), ("tsc", "yes", ""),
+    for what, state, words in (("kvm", "yes", ""), ("engine kvm", "yes", "default CPU model x86-64-v2"), ("tsc", "yes", ""),
                                ("dirty log", "yes", "manual re-protect, dirty ring offered")):
         if what not in rows or rows[what][0] != state or words not in rows[what][1]:
             raise Failure(f"{what}: {rows.get(what)}, expected {state} {words!r}")

@@ -2,12 +2,14 @@
 /* What the software CPU offers. The vendor, family and TSC frequency are the host's, so that a guest can move
  * between this engine and KVM on the same machine. */
 #include <cpuid.h>
+#include <stdlib.h>
 #include <string.h>
 #include <x86intrin.h>
 
 #include "hv/base/checked.h"
 #include "hv/base/clock.h"
 #include "hv/cpu/features.h"
+#include "hv/cpu/probe.h"
 #include "hv/cpu/soft/engine.h"
 #include "hv/cpu/soft/vm.h"
 
@@ -115,4 +117,18 @@ void fy_soft_support(struct fy_cpu_support *out)
     add_xsave(out);
     out->tsc_khz = host_tsc_khz();
     out->tsc_scales = out->tsc_offsets = out->msrs_any = true;
+}
+
+int fy_soft_probe_json(char *buf, size_t room, struct fy_err *e)
+{
+    struct fy_cpu_support *s = calloc(1, sizeof *s);
+    if (!s)
+        return fy_fail(e, FY_ERESOURCE, "no memory");
+    fy_soft_support(s);
+    struct fy_text t = {.p = buf, .room = room};
+    fy_text_put(&t, "{\"engine\":\"soft\",\"max_vcpus\":%d,", FY_VCPUS_LIMIT);
+    fy_cpu_models_json(&t, s);
+    fy_text_put(&t, "}");
+    free(s);
+    return 0;
 }
