@@ -136,20 +136,15 @@ int fy_run_console(struct fy_job *job)
     return rc < 0 ? e.code : 0;
 }
 
-/* Have our daemon open it; what it refuses goes to the peer. Returns the console, or -1. */
-static int serve_open(struct fy_job *job, struct fy_control *c, struct fy_err *e)
+/* What our daemon says to the peer's request: the console, or -1 and why. */
+static int ask_daemon(struct fy_job *job, struct fy_control *c, size_t len, uint64_t *position,
+                      struct fy_err *e)
 {
-    struct fy_record_header h;
+    Ferry__ConsoleOpen *open = ferry__console_open__unpack(NULL, len, c->buf);
     Ferry__WorkerIn *said = NULL;
-    Ferry__ConsoleOpened none = FERRY__CONSOLE_OPENED__INIT;
-    struct fy_err why = {0};
     int fd = -1;
-    fy_chan_set_timeout(c->chan, ANSWER_TIMEOUT_MS);
-    if (fy_control_read(c, FY_REC_CONSOLE_OPEN, &h, e) < 0)
-        return -1;
-    Ferry__ConsoleOpen *open = ferry__console_open__unpack(NULL, h.length, c->buf);
     if (!open || open->guest_uuid.len != FY_JOB_ID_LEN) {
-        fy_fail(&why, FY_ECORRUPT, "the peer's request for a console does not parse");
+        fy_fail(e, FY_ECORRUPT, "the peer's request for a console does not parse");
     } else {
         Ferry__OpenConsole m = FERRY__OPEN_CONSOLE__INIT;
         Ferry__WorkerOut out = FERRY__WORKER_OUT__INIT;
@@ -157,24 +152,37 @@ static int serve_open(struct fy_job *job, struct fy_control *c, struct fy_err *e
         m.peer_host = (char *)(uintptr_t)fy_chan_peer(c->chan);
         out.kind_case = FERRY__WORKER_OUT__KIND_OPEN_CONSOLE;
         out.open_console = &m;
-        if (fy_job_call(job, &out, &said, &fd, &why) == 0 &&
-            (fd < 0 || said->kind_case != FERRY__WORKER_IN__KIND_CONSOLE))
-            fy_fail(&why, FY_EFAIL, "the daemon gave no console");
+        if (fy_job_call(job, &out, &said, &fd, e) == 0 && said->kind_case == FERRY__WORKER_IN__KIND_CONSOLE)
+            *position = said->console->position;
+        else if (!e->code)
+            fy_close(&fd);
+        if (fd < 0 && !e->code)
+            fy_fail(e, FY_EFAIL, "the daemon gave no console");
     }
     if (open)
         ferry__console_open__free_unpacked(open, NULL);
-    none.code = (uint32_t)why.code;
-    none.text = why.text;
-    int rc = fy_control_send(c, FY_REC_CONSOLE_OPENED, why.code ? &none.base : &said->console->base, e);
-    if (rc == 0 && why.code) {
-        *e = why;
-        rc = -1;
-    }
     if (said)
         ferry__worker_in__free_unpacked(said, NULL);
-    if (rc < 0)
+    return fd;
+}
+
+/* Have our daemon open it; what it refuses goes to the peer. Returns the console, or -1. */
+static int serve_open(struct fy_job *job, struct fy_control *c, struct fy_err *e)
+{
+    struct fy_record_header h;
+    Ferry__ConsoleOpened opened = FERRY__CONSOLE_OPENED__INIT;
+    struct fy_err why = {0};
+    fy_chan_set_timeout(c->chan, ANSWER_TIMEOUT_MS);
+    if (fy_control_read(c, FY_REC_CONSOLE_OPEN, &h, e) < 0)
+        return -1;
+    int fd = ask_daemon(job, c, h.length, &opened.position, &why);
+    opened.code = (uint32_t)why.code;
+    opened.text = why.text;
+    if (fy_control_send(c, FY_REC_CONSOLE_OPENED, &opened.base, e) < 0)
         fy_close(&fd);
-    return rc < 0 ? -1 : fd;
+    else if (why.code)
+        *e = why;
+    return fd;
 }
 
 int fy_run_console_serve(struct fy_job *job)

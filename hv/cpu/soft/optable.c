@@ -2,6 +2,8 @@
 #include "hv/cpu/soft/optable.h"
 #include "hv/cpu/soft/handlers.h"
 
+/* Initialisers, which parentheses would not suit. */
+// NOLINTBEGIN(bugprone-macro-parentheses)
 const struct soft_row soft_rows[] = {
 #define ROW(fn, mnemonic, letters, in_map, code, mandatory, group, reg, form, needs, w, l, bits, rd, wr, un) \
     {.name = mnemonic,                                                                                       \
@@ -22,6 +24,7 @@ const struct soft_row soft_rows[] = {
      .handler = soft_x_##fn},
 #include "hv/cpu/soft/optable.def"
 #undef ROW
+    // NOLINTEND(bugprone-macro-parentheses)
 };
 
 const unsigned soft_row_count = sizeof soft_rows / sizeof *soft_rows;

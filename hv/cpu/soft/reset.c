@@ -108,7 +108,7 @@ static void add(struct text *t, const char *fmt, ...)
 static void add_bytes(struct soft_cpu *c, struct text *t, uint64_t lin)
 {
     struct soft_span s;
-    uint8_t b[16];
+    uint8_t b[16] = {0};
     unsigned n = 4096 - (lin & 0xfff) < sizeof b ? 4096 - (lin & 0xfff) : (unsigned)sizeof b;
     if (soft_resolve(c, lin, n, SOFT_FETCH, c->mmu, &s) && s.host)
         soft_copy(b, s.host, n);

@@ -153,7 +153,7 @@ SOFT_HANDLER(invlpg)
 
 SOFT_HANDLER(invpcid)
 {
-    uint64_t lin, d[2], type = in->size == 8 ? c->gpr[in->reg] : (uint32_t)c->gpr[in->reg];
+    uint64_t lin, d[2] = {0}, type = in->size == 8 ? c->gpr[in->reg] : (uint32_t)c->gpr[in->reg];
     if (c->cpl || (c->eflags & SOFT_EFL_VM))
         return sys_gp0(c, in);
     if (!soft_ea(c, in, 16, SOFT_READ, &lin) || !soft_ld(c, lin, 16, d))
