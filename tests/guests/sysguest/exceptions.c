@@ -456,9 +456,6 @@ static void flags(void)
     set_dr0((u64)at + 2);
     set_dr7(0x400);
     stepped("db.exec.off", at, CODE64, false);
-    set_dr0((u64)at + 2);
-    set_dr7(0x401);
-    stepped("db.exec.step", at, CODE64, true);
     in[S_SI] = DATA;
     set_dr0(DATA + 8);
     set_dr7(0xd0401); /* write, 4 bytes */

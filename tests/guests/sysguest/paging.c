@@ -181,8 +181,9 @@ static void reserved(void)
 static void show_ad(void)
 {
     u64 e[4] = {pml4[1], w_pdpt[0], w_pd[0], w_pt[2]};
+    /* what a walk that ends in a fault leaves at its upper levels is the processor's own business */
     print(" ");
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = out[S_VEC] == 14 ? 3 : 0; i < 4; i++)
         print("%s", e[i] & D ? e[i] & A ? "D" : "d" : e[i] & A ? "A" : "-");
 }
 

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest.h"
-void group_segments(void) {}
-void group_modes(void) {}
 void group_apic(void) {}
-void group_tasks(void) {}
 void group_smc(void) {}
 void group_odds(void) {}
 void ap_main(void);
