@@ -212,7 +212,7 @@ run32:
     movl %eax, %ss
     movl %eax, %ds
     movl %eax, %es
-    movl $boot_stack_end, %esp
+    movl $hook_stack_end, %esp
     movl %cr0, %eax
     andl $0x7fffffff, %eax
     movl %eax, %cr0
@@ -336,7 +336,7 @@ back_to_long:
     movl $DATA0, %eax
     movl %eax, %ss
     movl %eax, %es
-    movl $boot_stack_end, %esp
+    movl $hook_stack_end, %esp
     movl %cr0, %eax
     andl $0x7fffffff, %eax
     movl %eax, %cr0
@@ -431,6 +431,7 @@ real_\n:
     jmp common16
     .endm
     .globl real_stubs
+    .balign 8
 real_stubs:
     .set n, 0
     .rept 0x30

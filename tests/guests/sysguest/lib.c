@@ -165,6 +165,10 @@ void start64(const u8 *code, unsigned cs)
 
 static void go32(void)
 {
+    u32 *ivt = (u32 *)0;
+    __asm__("" : "+r"(ivt));
+    for (unsigned i = 0; i < 0x30; i++)
+        ivt[i] = (u32)LOW_SEG << 16 | (u32)LOWOFF(real_stubs + 8 * i);
     ((u8 *)gdt)[TSS32 + 5] &= (u8)~2;
     memset(out, 0, sizeof out);
     memcpy((void *)LOW, low_start, (u64)(low_end - low_start));
@@ -327,10 +331,6 @@ static void init(void)
     pml4[1] = (u64)w_pdpt | 7;
     w_pdpt[0] = (u64)w_pd | 7;
     w_pd[0] = (u64)w_pt | 7;
-    u32 *ivt = (u32 *)0;
-    __asm__("" : "+r"(ivt));
-    for (unsigned i = 0; i < 0x30; i++)
-        ivt[i] = (u32)LOW_SEG << 16 | (u32)LOWOFF(real_stubs + 8 * i);
     memcpy((void *)LOW, low_start, (u64)(low_end - low_start));
     __asm__ volatile("lidt %0" : : "m"(idt_pointer));
     __asm__ volatile("ltr %w0" : : "r"(TSS64));

@@ -33,8 +33,8 @@ static void real_mode(void)
     real_more("real.unreal.reload", SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%fs\nmovl $4, %%ebx\nmovl %%fs:(%%ebx), %%ecx"), 2);
     real_more("real.cli", SNIP16("cli"), 1);
     real_more("real.popf", SNIP16("pushw $0x7002\npopfw\npushfw\npopw %%bx\npushw $2\npopfw"), 1);
-    real_more("real.far", SNIP16("lcall $0x800, $1f - low_start\njmp 2f\n1:movw %%cs, %%bx\nlret\n2:incw %%cx"), 1);
-    real_more("real.far.alias", SNIP16("ljmp $0x700, $1f - low_start + 0x1000\n1:movw %%cs, %%bx\nmovw $0x1234, %%cx\nljmp $0x800, $2f - low_start\n2:"), 1);
+    real_more("real.far", SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\nmovw %%dx, 0x200\nmovw $0x800, 0x202\nlcallw *0x200\njmp 2f\n1:movw %%cs, %%bx\nlret\n2:incw %%cx"), 1);
+    real_more("real.far.alias", SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\naddw $0x1000, %%dx\nmovw %%dx, 0x200\nmovw $0x700, 0x202\nljmpw *0x200\n1:movw %%cs, %%bx\nmovw $0x1234, %%cx"), 1);
     real_more("real.smsw", SNIP16("smsw %%bx\nandw $1, %%bx"), 1);
     real_more("real.cr0", SNIP16("movl %%cr0, %%ebx\nandl $1, %%ebx"), 1);
     real_more("real.icebp", SNIP16(".byte 0xf1"), 1);
@@ -63,11 +63,11 @@ static void v86_mode(void)
     for (unsigned iopl = 0; iopl < 4; iopl += 3) {
         static const char *const names[] = {"ud2", "int", "int3", "into", "iret", "pushf", "popf", "cli", "sti", "hlt", "clts", "cr0", "lgdt", "str", "in", "load", "limit", "pushfd", "far", "arpl", "int1"};
         const u8 *code[] = {SNIP16("movw 4, %%ax\nud2"), SNIP16("int $0x20"), SNIP16("int3"), SNIP16("movw $0x7fff, %%ax\nincw %%ax\ninto"),
-                            SNIP16("pushw $0x3002\npushw %%cs\npushw $1f - low_start\niretw\nud2\n1:ud2"), SNIP16("pushfw\npopw %%bx\nud2"),
+                            SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\npushw $0x3002\npushw %%cs\npushw %%dx\niretw\nud2\n1:ud2"), SNIP16("pushfw\npopw %%bx\nud2"),
                             SNIP16("pushw $0x0202\npopfw\npushfw\npopw %%bx\nud2"), SNIP16("cli\nud2"), SNIP16("sti\nud2"), SNIP16("hlt"),
                             SNIP16("clts"), SNIP16("movl %%cr0, %%eax"), SNIP16("lgdt 0"), SNIP16("str %%ax"), SNIP16("inb $0x80, %%al"),
                             SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%es\nmovw %%es:4, %%bx\nud2"), SNIP16("movw 0xffff, %%ax"), SNIP16("pushfl\npopl %%ebx\nud2"),
-                            SNIP16("ljmp $0x700, $1f - low_start + 0x1000\n1:ud2"), SNIP16("arpl %%ax, %%bx"), SNIP16("int $0x21")};
+                            SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\naddw $0x1000, %%dx\nmovw %%dx, 0x200\nmovw $0x700, 0x202\nljmpw *0x200\n1:ud2"), SNIP16("arpl %%ax, %%bx"), SNIP16("int $0x21")};
         for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
             print("v86.iopl%u.%s", iopl, names[i]);
             v86_more("", code[i], iopl);
