@@ -469,7 +469,7 @@ low_in:
     .skip 8 * S_COUNT
 low_out:
     .skip 8 * S_COUNT
-    .globl ap_ax
+    .globl ap_ax, ap_cr0, ap_fl, ap_cs, ap_ds
 ap_ax:
     .long 0
 ap_cr0:

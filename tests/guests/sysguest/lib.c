@@ -143,7 +143,9 @@ void show(const char *name)
         print(" +%d", (int)off);
     else
         print(" elsewhere");
-    if (v == 14)
+    if (v == 14 && out[S_CR2] - LOW < 0x2000)
+        print(" cr2=low");
+    else if (v == 14)
         print(" cr2=%lx", out[S_CR2]);
 }
 

@@ -26,6 +26,7 @@ static void prepare(const u8 *ip)
 {
     fresh();
     tss32[0] = 0;
+    tss32[7] = (u32)(u64)pd32; /* a task switch does not save it */
     make(other, ip, CODE32, DATA0, STACK0 - 0x1000);
     descriptor(OTHER, segment((u32)(u64)other, 103, 0x89, 0));
     descriptor(TEST, 0x0000e50000000000 | (u64)OTHER << 16); /* a task gate for ring 3 */
