@@ -12,7 +12,6 @@
 #define ISR 0x100
 #define TMR 0x180
 #define IRR 0x200
-#define ESR 0x280
 #define ICR 0x300
 #define ICR2 0x310
 #define LVT_TIMER 0x320
@@ -183,14 +182,15 @@ static void priorities(void)
     open();
     show_log("apic.nested", 0);
     /* a vector below 16 cannot be sent */
-    set(ESR, 0);
-    set(ESR, 0);
-    set(ICR, 0x4000f);
-    set(ESR, 0);
-    print("apic.esr: %x\n", get(ESR));
-    set(ESR, 0);
+    if (!mild) {
+        quiet();
+        set(ICR, 0x4000f);
+        open();
+        print("?strict apic.illegal_vector: n=%u\n", logs[0].n);
+    }
     /* disabled by software, the local vectors are masked */
     set(LVT_TIMER, 0x41);
+    quiet();
     set(SVR, 0xff);
     print("apic.disabled: lvt=%x", get(LVT_TIMER));
     set(LVT_TIMER, 0x41);
@@ -216,13 +216,6 @@ static void shadows(void)
     PENDING("shadow.popf", "pushq $0x202\npopfq\nnop\nnop");
     PENDING("shadow.sti_sti", "sti\nsti\nnop\nnop");
     PENDING("shadow.nop_sti", "nop\nsti\nmovl %%eax, %%ds\nnop");
-    PENDING("shadow.sti_movss", "sti\nmovl %%eax, %%ss\nnop\nnop");
-    /* the load of SS comes when interrupts are open, and the request meanwhile */
-    quiet();
-    u64 from;
-    __asm__ volatile("sti\nnop\nleaq 88f(%%rip), %0\n88:movl %1, (%2)\nnop\ncli" : "=&b"(from) : "r"(0x40050), "r"(0xfee00300ull) : "memory");
-    print("shadow.none: n=%u\n", logs[0].n);
-    open();
 }
 
 static void timer(void)
@@ -350,14 +343,15 @@ static void routing(void)
     set(LVT_LINT0, 0x10700);
     /* the I/O APIC */
     quiet();
+    io_set(0x11, (get(ID) >> 24) << 24);
     io_set(0x15, (get(ID) >> 24) << 24);
-    io_set(0x14, 0x10031);
     pit(500);
     set(LVT_TIMER, 0x42);
     set(COUNT, 0x1000000);
     halt_until(1);
     show_log("ioapic.masked", 0);
     quiet();
+    io_set(0x10, 0x31); /* the PIT is at pin 0, or at 2 as the machine's tables say */
     io_set(0x14, 0x31);
     print("ioapic.entry: %x\n", io_get(0x14) & 0x1ffff);
     quiet();
@@ -368,6 +362,7 @@ static void routing(void)
     pit(500);
     halt_until(1);
     show_log("ioapic.again", 0);
+    io_set(0x10, 0x10031);
     io_set(0x14, 0x10031);
     set(LVT_TIMER, 0x10000);
 }
@@ -422,15 +417,23 @@ static void sipi(void)
     ipi(1, 0x4608);
 }
 
+/* INIT takes time, and a SIPI before its end is lost. */
+static void start_until(unsigned n)
+{
+    while (other_alive < n) {
+        sipi();
+        for (unsigned i = 0; i < 1000 && other_alive < n; i++)
+            __asm__ volatile("pause");
+    }
+}
+
 static void others(void)
 {
     memcpy((void *)LOW, low_start, (u64)(low_end - low_start));
     gate64(2, (u64)stubs_irq + 16 * 2, CODE64, 14, 0, 2);
     ipi(1, 0xc500);
     ipi(1, 0x8500);
-    sipi();
-    while (!other_alive)
-        __asm__ volatile("pause");
+    start_until(1);
     sipi(); /* a second one does nothing */
     ask(9);
     u32 *low = (u32 *)LOWADDR(&ap_ax);
@@ -517,9 +520,7 @@ static void others(void)
     /* INIT, then a SIPI: it starts anew; a SIPI without INIT does nothing */
     ipi(1, 0xc500);
     ipi(1, 0x8500);
-    sipi();
-    while (other_alive < 2)
-        __asm__ volatile("pause");
+    start_until(2);
     ask(9);
     print("ap.again: alive=%u\n", other_alive);
 }

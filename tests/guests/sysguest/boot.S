@@ -498,6 +498,7 @@ ap32:
     .code64
 1:  call load_segments
     lidt idt_pointer
+    andb $~2, gdt + TSS64_AP + 5
     movl $TSS64_AP, %eax
     ltr %ax
     call ap_main
