@@ -33,14 +33,32 @@ static void number(u64 v, unsigned base)
         put(text[--n]);
 }
 
+static void await_byte(void)
+{
+    while (!(inb(0x3fd) & 1))
+        ;
+    inb(0x3f8);
+}
+
+/* A console may lose what its reader is too slow for: every so often wait until the reader says go on. */
+static void end_line(void)
+{
+    if (++lines % 32)
+        return;
+    for (const char *s = "!more\n"; *s; s++)
+        put(*s);
+    await_byte();
+}
+
 void print(const char *f, ...)
 {
     va_list a;
     va_start(a, f);
     for (; *f; f++) {
         if (*f != '%') {
-            lines += *f == '\n';
             put(*f);
+            if (*f == '\n')
+                end_line();
             continue;
         }
         switch (*++f) {
@@ -365,7 +383,6 @@ void main(void)
     group_smc();
     group_odds();
     print("!done %u\n", lines);
-    while (!(inb(0x3fd) & 1) || inb(0x3f8) != 'q')
-        ;
+    await_byte();
     power_off();
 }
