@@ -90,7 +90,8 @@ void irq(unsigned vector, u64 *frame)
         }
         return;
     }
-    seen = (u64)bit(ISR, vector) | (u64)bit(TMR, vector) << 1 | (u64)bit(IRR, vector) << 2 | (u64)get(PPR) << 8;
+    seen =
+        (u64)bit(ISR, vector) | (u64)bit(TMR, vector) << 1 | (u64)bit(IRR, vector) << 2 | (u64)get(PPR) << 8;
     if (vector == 0x60 && nested) {
         nested = 0;
         set(ICR, 0x40050);
@@ -143,8 +144,8 @@ static void priorities(void)
     print("apic.self.pending: irr=%u isr=%u ppr=%x\n", bit(IRR, 0x50), bit(ISR, 0x50), get(PPR));
     open();
     show_log("apic.self", 0);
-    print("apic.self.handler: isr=%x tmr=%x irr=%x ppr=%x after=%u\n", (unsigned)seen & 1, (unsigned)seen >> 1 & 1,
-          (unsigned)seen >> 2 & 1, (unsigned)(seen >> 8), bit(ISR, 0x50));
+    print("apic.self.handler: isr=%x tmr=%x irr=%x ppr=%x after=%u\n", (unsigned)seen & 1,
+          (unsigned)seen >> 1 & 1, (unsigned)seen >> 2 & 1, (unsigned)(seen >> 8), bit(ISR, 0x50));
     quiet();
     set(ICR, 0x40050);
     set(ICR, 0x40050);
@@ -154,7 +155,8 @@ static void priorities(void)
     set(TPR, 0x50);
     set(ICR, 0x4005f);
     open();
-    print("apic.tpr.held: n=%u irr=%u ppr=%x cr8=%x\n", logs[0].n, bit(IRR, 0x5f), get(PPR), (unsigned)get_cr8());
+    print("apic.tpr.held: n=%u irr=%u ppr=%x cr8=%x\n", logs[0].n, bit(IRR, 0x5f), get(PPR),
+          (unsigned)get_cr8());
     set(TPR, 0x4f);
     open();
     show_log("apic.tpr.released", 0);
@@ -206,7 +208,10 @@ static void shadows(void)
     set(ICR, 0x40050);                                                                                       \
     {                                                                                                        \
         u64 from;                                                                                            \
-        __asm__ volatile("leaq 88f(%%rip), %0\n88:" code "\ncli" : "=&b"(from) : "a"(DATA0) : "memory", "cc");     \
+        __asm__ volatile("leaq 88f(%%rip), %0\n88:" code "\ncli"                                             \
+                         : "=&b"(from)                                                                       \
+                         : "a"(DATA0)                                                                        \
+                         : "memory", "cc");                                                                  \
         print(name ": n=%u at=+%d\n", logs[0].n, logs[0].n ? (int)(irq_ip - from) : 0);                      \
     }                                                                                                        \
     open()
@@ -235,7 +240,8 @@ static void timer(void)
     set(COUNT, 100000);
     halt_until(5);
     set(COUNT, 0);
-    print("timer.periodic: first=%x fifth=%x current=%u\n", (unsigned)logs[0].what[0], (unsigned)logs[0].what[4], get(CURRENT));
+    print("timer.periodic: first=%x fifth=%x current=%u\n", (unsigned)logs[0].what[0],
+          (unsigned)logs[0].what[4], get(CURRENT));
     open();
     quiet();
     set(LVT_TIMER, 0x42);
@@ -357,7 +363,8 @@ static void routing(void)
     quiet();
     pit(500);
     halt_until(1);
-    print("ioapic.pit: %x isr=%x tmr=%x\n", (unsigned)logs[0].what[0], (unsigned)seen & 1, (unsigned)seen >> 1 & 1);
+    print("ioapic.pit: %x isr=%x tmr=%x\n", (unsigned)logs[0].what[0], (unsigned)seen & 1,
+          (unsigned)seen >> 1 & 1);
     quiet();
     pit(500);
     halt_until(1);
@@ -438,7 +445,8 @@ static void others(void)
     ask(9);
     u32 *low = (u32 *)LOWADDR(&ap_ax);
     __asm__("" : "+r"(low));
-    print("ap.start: alive=%u ax=%x cr0=%x fl=%x cs=%x ds=%x\n", other_alive, low[0], low[1], low[2], low[3] & 0xffff, low[3] >> 16);
+    print("ap.start: alive=%u ax=%x cr0=%x fl=%x cs=%x ds=%x\n", other_alive, low[0], low[1], low[2],
+          low[3] & 0xffff, low[3] >> 16);
     logs[1].n = 0;
     ipi(1, 0x4053);
     await_log(1);

@@ -67,8 +67,10 @@ static void arithmetic(void)
     t0("ex.ud.ljmp_direct", SNIP(".byte 0xea, 0, 0, 0, 0, 0, 0"));
     t0("ex.ud.lea_reg", SNIP(".byte 0x8d, 0xc0"));
     t0("ex.ud.cr1", SNIP(".byte 0x0f, 0x20, 0xc8"));
-    t0("ex.gp.length", SNIP(".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90"));
-    t0("ex.length15", SNIP(".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90"));
+    t0("ex.gp.length",
+       SNIP(".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90"));
+    t0("ex.length15",
+       SNIP(".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90"));
 }
 
 static void fpu(void)
@@ -218,7 +220,8 @@ static void registers(void)
     if (strict)
         t0("?strict ex.gp.cr0.pg_nope", SNIP("movq %%cr0, %%rax\nandl $~1, %%eax\nmovq %%rax, %%cr0"));
     if (strict)
-        t0("?strict ex.gp.cr0.nw", SNIP("movq %%cr0, %%rax\nandl $~0x40000000, %%eax\norl $0x20000000, %%eax\nmovq %%rax, %%cr0"));
+        t0("?strict ex.gp.cr0.nw",
+           SNIP("movq %%cr0, %%rax\nandl $~0x40000000, %%eax\norl $0x20000000, %%eax\nmovq %%rax, %%cr0"));
     if (strict)
         t0("?strict ex.gp.cr0.high", SNIP("movq %%cr0, %%rax\nbtsq $32, %%rax\nmovq %%rax, %%cr0"));
     if (strict)
@@ -239,7 +242,9 @@ static void registers(void)
     t0("ex.ud.dr4.de", SNIP("movq %%dr4, %%rax"));
     set_cr4(get_cr4() & ~8ull);
     set_dr6(0xffff0ff0);
-    start64(SNIP("movq %%dr4, %%rax\nxorl %%ecx, %%ecx\nmovq %%rcx, %%dr6\nmovq %%dr6, %%rbx\nmovq %%rcx, %%dr7\nmovq %%dr7, %%rdx"), CODE64);
+    start64(SNIP("movq %%dr4, %%rax\nxorl %%ecx, %%ecx\nmovq %%rcx, %%dr6\nmovq %%dr6, %%rbx\nmovq %%rcx, "
+                 "%%dr7\nmovq %%dr7, %%rdx"),
+            CODE64);
     show("ex.dr.fixed");
     print(" dr4=%lx dr6=%lx dr7=%lx\n", out[S_AX] & ~0x10000ul, out[S_BX] & ~0x10800ul, out[S_DX]);
     fresh();
@@ -368,7 +373,8 @@ static void frame(const char *name, const u8 *code, unsigned cs)
     start64(code, cs);
     show(name);
     print(" stack=%s ss=%lx cs=%lx oldss=%lx if=%x tf=%x nt=%x\n", where(out[S_HSP]), out[S_HSS], out[S_CS],
-          out[S_SS], (unsigned)out[S_HFL] >> 9 & 1, (unsigned)out[S_HFL] >> 8 & 1, (unsigned)out[S_HFL] >> 14 & 1);
+          out[S_SS], (unsigned)out[S_HFL] >> 9 & 1, (unsigned)out[S_HFL] >> 8 & 1,
+          (unsigned)out[S_HFL] >> 14 & 1);
     fresh();
 }
 
@@ -459,7 +465,10 @@ static void flags(void)
     in[S_SI] = DATA;
     set_dr0(DATA + 8);
     set_dr7(0xd0401); /* write, 4 bytes */
-    stepped("db.write", SNIP("movl 8(%%rsi), %%eax\nmovb %%al, 7(%%rsi)\nmovb %%al, 12(%%rsi)\nmovb %%al, 11(%%rsi)\nnop"), CODE64, false);
+    stepped(
+        "db.write",
+        SNIP("movl 8(%%rsi), %%eax\nmovb %%al, 7(%%rsi)\nmovb %%al, 12(%%rsi)\nmovb %%al, 11(%%rsi)\nnop"),
+        CODE64, false);
     in[S_SI] = DATA;
     set_dr0(DATA + 8);
     set_dr7(0x90401); /* write, 8 bytes */
@@ -467,7 +476,10 @@ static void flags(void)
     in[S_SI] = DATA;
     set_dr0(DATA + 8);
     set_dr7(0xf0401); /* any access, 4 bytes */
-    stepped("db.access", SNIP("movl 4(%%rsi), %%eax\nmovl 8(%%rsi), %%eax\nmovq 4(%%rsi), %%rax\nmovb %%al, 9(%%rsi)\nnop"), CODE64, false);
+    stepped(
+        "db.access",
+        SNIP("movl 4(%%rsi), %%eax\nmovl 8(%%rsi), %%eax\nmovq 4(%%rsi), %%rax\nmovb %%al, 9(%%rsi)\nnop"),
+        CODE64, false);
     in[S_SI] = DATA;
     in[S_AX] = DATA0;
     set_dr0(DATA + 8);
@@ -483,7 +495,9 @@ static void flags(void)
 
 static void iret(void)
 {
-#define IRET(ss, sp, fl, cs, ip) "leaq " ip "(%%rip), %%rcx\npushq $" ss "\npushq " sp "\npushq $" fl "\npushq $" cs "\npushq %%rcx\niretq\nnop\n1:"
+#define IRET(ss, sp, fl, cs, ip)                                                                             \
+    "leaq " ip "(%%rip), %%rcx\npushq $" ss "\npushq " sp "\npushq $" fl "\npushq $" cs                      \
+    "\npushq %%rcx\niretq\nnop\n1:"
     t0("iret.same", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x08", "1f") "nop"));
     t0("iret.null_cs", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0", "1f")));
     t0("iret.null_cs3", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "3", "1f")));
@@ -499,20 +513,28 @@ static void iret(void)
     t0("iret.nt", SNIP("pushq $0x4002\npopfq\nmovq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x08", "1f")));
     t0("iret.limit", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x7fff8", "1f")));
     t0("iret.gdt_limit", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x1000", "1f")));
-    t0("iret.noncanon", SNIP("movq %%rsp, %%rax\nmovabsq $0x8000000000000000, %%rcx\npushq $0x10\npushq %%rax\npushq $2\npushq $8\npushq %%rcx\niretq"));
+    t0("iret.noncanon", SNIP("movq %%rsp, %%rax\nmovabsq $0x8000000000000000, %%rcx\npushq $0x10\npushq "
+                             "%%rax\npushq $2\npushq $8\npushq %%rcx\niretq"));
     descriptor(TEST, segment(0, 0xfffff, 0x9b, 0xe)); /* L and D */
     t0("iret.l_and_d", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x80", "1f")));
     descriptor(TEST, segment(0, 0xfffff, 0x1b, 0xa));
     t0("iret.np", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x80", "1f")));
     descriptor(TEST, segment(0, 0xfffff, 0x13, 0xc));
     t0("iret.ss_np", SNIP("movq %%rsp, %%rax\n" IRET("0x80", "%%rax", "2", "0x08", "1f")));
-    t0("iret.compat", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x18", "1f") ".code32\nincl %%edx\ndecl %%edx\n"));
-    t0("iret32.same", SNIP("movl %%esp, %%eax\nleaq 1f(%%rip), %%rcx\nleaq -32(%%rsp), %%rsp\nmovl %%ecx, (%%rsp)\nmovl $8, 4(%%rsp)\nmovl $2, 8(%%rsp)\nmovl %%eax, 12(%%rsp)\nmovl $0x10, 16(%%rsp)\niretl\n1:nop"));
-    start64(SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "0x247ed7", "0x08", "1f") "pushfq\npopq %%rbx\npushq $2\npopfq"), CODE64);
+    t0("iret.compat", SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "2", "0x18",
+                                                      "1f") ".code32\nincl %%edx\ndecl %%edx\n"));
+    t0("iret32.same",
+       SNIP("movl %%esp, %%eax\nleaq 1f(%%rip), %%rcx\nleaq -32(%%rsp), %%rsp\nmovl %%ecx, (%%rsp)\nmovl $8, "
+            "4(%%rsp)\nmovl $2, 8(%%rsp)\nmovl %%eax, 12(%%rsp)\nmovl $0x10, 16(%%rsp)\niretl\n1:nop"));
+    start64(SNIP("movq %%rsp, %%rax\n" IRET("0x10", "%%rax", "0x247ed7", "0x08",
+                                            "1f") "pushfq\npopq %%rbx\npushq $2\npopfq"),
+            CODE64);
     show("iret.flags.ring0");
     print(" flags=%lx\n", out[S_BX]);
     fresh();
-    start64(SNIP("movq %%rsp, %%rax\n" IRET("0x2b", "%%rax", "0x247ed7", "0x33", "1f") "pushfq\npopq %%rbx\npushq $2\npopfq"), CODE64U);
+    start64(SNIP("movq %%rsp, %%rax\n" IRET("0x2b", "%%rax", "0x247ed7", "0x33",
+                                            "1f") "pushfq\npopq %%rbx\npushq $2\npopfq"),
+            CODE64U);
     show("iret.flags.ring3");
     print(" flags=%lx\n", out[S_BX]);
     fresh();

@@ -141,8 +141,8 @@ void fresh(void)
     in[S_TR] = TSS32;
 }
 
-static const char *const names[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9", "#TS",
-                                    "#NP", "#SS", "#GP", "#PF", "#15", "#MF", "#AC", "#MC", "#XM"};
+static const char *const names[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9",
+                                    "#TS", "#NP", "#SS", "#GP", "#PF", "#15", "#MF", "#AC", "#MC", "#XM"};
 
 void show(const char *name)
 {
@@ -290,8 +290,8 @@ void real(const char *name, const u8 *code)
 
 void gate64(unsigned vector, u64 handler, unsigned sel, unsigned type, unsigned dpl, unsigned ist)
 {
-    idt[2 * vector] = (handler & 0xffff) | (u64)sel << 16 | (u64)ist << 32 | (u64)type << 40 | (u64)dpl << 45 |
-                      1ull << 47 | (handler >> 16 & 0xffff) << 48;
+    idt[2 * vector] = (handler & 0xffff) | (u64)sel << 16 | (u64)ist << 32 | (u64)type << 40 |
+                      (u64)dpl << 45 | 1ull << 47 | (handler >> 16 & 0xffff) << 48;
     idt[2 * vector + 1] = handler >> 32;
 }
 
@@ -302,8 +302,8 @@ void gate32(unsigned vector, u64 word)
 
 u64 segment(u32 base, u32 limit, unsigned access, unsigned flags)
 {
-    return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)access << 40 | (u64)(limit >> 16 & 15) << 48 |
-           (u64)flags << 52 | (u64)(base >> 24) << 56;
+    return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)access << 40 |
+           (u64)(limit >> 16 & 15) << 48 | (u64)flags << 52 | (u64)(base >> 24) << 56;
 }
 
 void descriptor(unsigned sel, u64 d)
@@ -315,7 +315,8 @@ void default_gates(void)
 {
     for (unsigned i = 0; i < 256; i++) {
         if (i < 0x30)
-            gate64(i, (u64)stubs64 + 16 * i, CODE64, 14, i == 3 || i == 4 || i == 0x20 ? 3 : 0, i == 2 ? 2 : 1);
+            gate64(i, (u64)stubs64 + 16 * i, CODE64, 14, i == 3 || i == 4 || i == 0x20 ? 3 : 0,
+                   i == 2 ? 2 : 1);
         else
             gate64(i, (u64)stubs_irq + 16 * i, CODE64, 14, 0, 0);
     }
@@ -360,7 +361,7 @@ static void init(void)
 
 static void power_off(void)
 {
-    outb(0xf4, 0);                                             /* debug exit */
+    outb(0xf4, 0);                                                 /* debug exit */
     __asm__ volatile("outw %w0, %w1" : : "a"(0x2000), "d"(0x604)); /* QEMU's PIIX4 and Ferry */
     __asm__ volatile("outw %w0, %w1" : : "a"(0x3400), "d"(0x604));
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Real mode, virtual-8086 mode, 16-bit segments, each form of paging; the way back from each is part of every line. */
+/* Real mode, virtual-8086 mode, 16-bit segments, each form of paging; the way back from each is part of every
+ * line. */
 #include "guest.h"
 
 static void real_more(const char *name, const u8 *code, unsigned how)
 {
     start_real(code, how);
     show(name);
-    print(" ax=%lx bx=%lx cx=%lx cs=%lx sp=%lx fl=%lx\n", out[S_AX], out[S_BX], out[S_CX], out[S_CS], out[S_SP], out[S_FL] & 0xf200);
+    print(" ax=%lx bx=%lx cx=%lx cs=%lx sp=%lx fl=%lx\n", out[S_AX], out[S_BX], out[S_CX], out[S_CS],
+          out[S_SP], out[S_FL] & 0xf200);
     fresh();
 }
 
@@ -15,7 +17,10 @@ static void real_mode(void)
     *(u32 *)0x20004 = 0xcafe1234;
     real_more("real.plain", SNIP16("movw 4, %%ax\nmovw %%cs, %%bx"), 1);
     real_more("real.wide", SNIP16("movl 4, %%eax\nmovl $0x12345678, %%ecx"), 1);
-    real_more("real.segments", SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%es\nmovw %%es:4, %%bx\nmovw $0x1fff, %%ax\nmovw %%ax, %%fs\nmovw %%fs:0x14, %%cx"), 1);
+    real_more("real.segments",
+              SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%es\nmovw %%es:4, %%bx\nmovw $0x1fff, %%ax\nmovw %%ax, "
+                     "%%fs\nmovw %%fs:0x14, %%cx"),
+              1);
     real_more("real.int", SNIP16("nop\nint $0x21"), 1);
     real_more("real.de", SNIP16("xorw %%cx, %%cx\ndivw %%cx"), 1);
     real_more("real.ud", SNIP16("ud2"), 1);
@@ -29,12 +34,20 @@ static void real_mode(void)
     real_more("real.limit.addr32", SNIP16("movl $0x10000, %%ebx\nmovb (%%ebx), %%al"), 1);
     real_more("real.limit.stack", SNIP16("movw $0xffff, %%bp\nmovw (%%bp), %%ax"), 1);
     real_more("real.wrap.push", SNIP16("movw $0, %%sp\npushw %%ax\nmovw %%sp, %%bx\nmovw $0xf000, %%sp"), 1);
-    real_more("real.unreal", SNIP16("movl $0x620000, %%ebx\nmovl $0x5a5a, %%fs:(%%ebx)\nmovl %%fs:(%%ebx), %%ecx"), 2);
-    real_more("real.unreal.reload", SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%fs\nmovl $4, %%ebx\nmovl %%fs:(%%ebx), %%ecx"), 2);
+    real_more("real.unreal",
+              SNIP16("movl $0x620000, %%ebx\nmovl $0x5a5a, %%fs:(%%ebx)\nmovl %%fs:(%%ebx), %%ecx"), 2);
+    real_more("real.unreal.reload",
+              SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%fs\nmovl $4, %%ebx\nmovl %%fs:(%%ebx), %%ecx"), 2);
     real_more("real.cli", SNIP16("cli"), 1);
     real_more("real.popf", SNIP16("pushw $0x7002\npopfw\npushfw\npopw %%bx\npushw $2\npopfw"), 1);
-    real_more("real.far", SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\nmovw %%dx, 0x200\nmovw $0x800, 0x202\nlcallw *0x200\njmp 2f\n1:movw %%cs, %%bx\nlret\n2:incw %%cx"), 1);
-    real_more("real.far.alias", SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\naddw $0x1000, %%dx\nmovw %%dx, 0x200\nmovw $0x700, 0x202\nljmpw *0x200\n1:movw %%cs, %%bx\nmovw $0x1234, %%cx"), 1);
+    real_more("real.far",
+              SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\nmovw %%dx, 0x200\nmovw $0x800, "
+                     "0x202\nlcallw *0x200\njmp 2f\n1:movw %%cs, %%bx\nlret\n2:incw %%cx"),
+              1);
+    real_more("real.far.alias",
+              SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\naddw $0x1000, %%dx\nmovw %%dx, 0x200\nmovw "
+                     "$0x700, 0x202\nljmpw *0x200\n1:movw %%cs, %%bx\nmovw $0x1234, %%cx"),
+              1);
     real_more("real.smsw", SNIP16("smsw %%bx\nandw $1, %%bx"), 1);
     real_more("real.cr0", SNIP16("movl %%cr0, %%ebx\nandl $1, %%ebx"), 1);
     real_more("real.icebp", SNIP16(".byte 0xf1"), 1);
@@ -43,7 +56,9 @@ static void real_mode(void)
     real_more("real.pusha", SNIP16("movw $1, %%ax\npushaw\npopaw\npushal\npopal\nmovw %%sp, %%bx"), 1);
     real_more("real.enter", SNIP16("enter $8, $0\nmovw %%sp, %%bx\nleavew"), 1);
     real_more("real.loop", SNIP16("movw $3, %%cx\n1:incw %%bx\nloop 1b"), 1);
-    real_more("real.gp.length", SNIP16(".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90"), 1);
+    real_more("real.gp.length",
+              SNIP16(".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90"),
+              1);
     real_more("real.step", SNIP16("pushw $0x102\npopfw\nnop\nnop"), 1);
 }
 
@@ -51,9 +66,12 @@ static void v86_more(const char *name, const u8 *code, unsigned iopl)
 {
     start_v86(code, iopl);
     show(name);
-    print(" ax=%lx bx=%lx cx=%lx vm=%x cs=%lx ss=%lx ds=%lx es=%lx fs=%lx gs=%lx sp=%lx hds=%s stack=%s iopl=%x if=%x\n", out[S_AX] & 0xffff, out[S_BX] & 0xffff,
-          out[S_CX] & 0xffff, (unsigned)out[S_FL] >> 17 & 1, out[S_CS], out[S_SS], out[S_DS], out[S_ES], out[S_FS], out[S_GS], out[S_SP],
-          out[S_HSS] == DATA0 ? "ok" : "bad", out[S_HSP] == ESP0 ? "esp0" : "other", (unsigned)out[S_FL] >> 12 & 3, (unsigned)out[S_FL] >> 9 & 1);
+    print(" ax=%lx bx=%lx cx=%lx vm=%x cs=%lx ss=%lx ds=%lx es=%lx fs=%lx gs=%lx sp=%lx hds=%s stack=%s "
+          "iopl=%x if=%x\n",
+          out[S_AX] & 0xffff, out[S_BX] & 0xffff, out[S_CX] & 0xffff, (unsigned)out[S_FL] >> 17 & 1,
+          out[S_CS], out[S_SS], out[S_DS], out[S_ES], out[S_FS], out[S_GS], out[S_SP],
+          out[S_HSS] == DATA0 ? "ok" : "bad", out[S_HSP] == ESP0 ? "esp0" : "other",
+          (unsigned)out[S_FL] >> 12 & 3, (unsigned)out[S_FL] >> 9 & 1);
     fresh();
 }
 
@@ -61,13 +79,32 @@ static void v86_mode(void)
 {
     *(u32 *)0x20004 = 0xcafe1234;
     for (unsigned iopl = 0; iopl < 4; iopl += 3) {
-        static const char *const names[] = {"ud2", "int", "int3", "into", "iret", "pushf", "popf", "cli", "sti", "hlt", "clts", "cr0", "lgdt", "str", "in", "load", "limit", "pushfd", "far", "arpl", "int1"};
-        const u8 *code[] = {SNIP16("movw 4, %%ax\nud2"), SNIP16("int $0x20"), SNIP16("int3"), SNIP16("movw $0x7fff, %%ax\nincw %%ax\ninto"),
-                            SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\npushw $0x3002\npushw %%cs\npushw %%dx\niretw\nud2\n1:ud2"), SNIP16("pushfw\npopw %%bx\nud2"),
-                            SNIP16("pushw $0x0202\npopfw\npushfw\npopw %%bx\nud2"), SNIP16("cli\nud2"), SNIP16("sti\nud2"), SNIP16("hlt"),
-                            SNIP16("clts"), SNIP16("movl %%cr0, %%eax"), SNIP16("lgdt 0"), SNIP16("str %%ax"), SNIP16("inb $0x80, %%al"),
-                            SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%es\nmovw %%es:4, %%bx\nud2"), SNIP16("movw 0xffff, %%ax"), SNIP16("pushfl\npopl %%ebx\nud2"),
-                            SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\naddw $0x1000, %%dx\nmovw %%dx, 0x200\nmovw $0x700, 0x202\nljmpw *0x200\n1:ud2"), SNIP16("arpl %%ax, %%bx"), SNIP16("int $0x21")};
+        static const char *const names[] = {"ud2", "int",  "int3",  "into",   "iret", "pushf", "popf",
+                                            "cli", "sti",  "hlt",   "clts",   "cr0",  "lgdt",  "str",
+                                            "in",  "load", "limit", "pushfd", "far",  "arpl",  "int1"};
+        const u8 *code[] = {SNIP16("movw 4, %%ax\nud2"),
+                            SNIP16("int $0x20"),
+                            SNIP16("int3"),
+                            SNIP16("movw $0x7fff, %%ax\nincw %%ax\ninto"),
+                            SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\npushw $0x3002\npushw "
+                                   "%%cs\npushw %%dx\niretw\nud2\n1:ud2"),
+                            SNIP16("pushfw\npopw %%bx\nud2"),
+                            SNIP16("pushw $0x0202\npopfw\npushfw\npopw %%bx\nud2"),
+                            SNIP16("cli\nud2"),
+                            SNIP16("sti\nud2"),
+                            SNIP16("hlt"),
+                            SNIP16("clts"),
+                            SNIP16("movl %%cr0, %%eax"),
+                            SNIP16("lgdt 0"),
+                            SNIP16("str %%ax"),
+                            SNIP16("inb $0x80, %%al"),
+                            SNIP16("movw $0x2000, %%ax\nmovw %%ax, %%es\nmovw %%es:4, %%bx\nud2"),
+                            SNIP16("movw 0xffff, %%ax"),
+                            SNIP16("pushfl\npopl %%ebx\nud2"),
+                            SNIP16("call 9f\n9:popw %%dx\naddw $1f - 9b, %%dx\naddw $0x1000, %%dx\nmovw "
+                                   "%%dx, 0x200\nmovw $0x700, 0x202\nljmpw *0x200\n1:ud2"),
+                            SNIP16("arpl %%ax, %%bx"),
+                            SNIP16("int $0x21")};
         for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
             print("v86.iopl%u.%s", iopl, names[i]);
             v86_more("", code[i], iopl);
@@ -93,7 +130,11 @@ static void paging_modes(void)
         const char *name;
         u64 cr0, cr4;
         int pae;
-    } modes[] = {{"off", 0x33, 0x600, 0}, {"pse", 0x80010033, 0x610, 0}, {"pse.nowp", 0x80000033, 0x610, 0}, {"pt", 0x80010033, 0x600, 0}, {"pae", 0x80010033, 0x620, 1}};
+    } modes[] = {{"off", 0x33, 0x600, 0},
+                 {"pse", 0x80010033, 0x610, 0},
+                 {"pse.nowp", 0x80000033, 0x610, 0},
+                 {"pt", 0x80010033, 0x600, 0},
+                 {"pae", 0x80010033, 0x620, 1}};
     const u8 *code[] = {SNIP32("movl (%%esi), %%ebx"), SNIP32("movl %%eax, (%%esi)"), SNIP32("jmp *%%esi")};
     static u32 one[1024] __attribute__((aligned(4096)));
     for (unsigned m = 0; m < 5; m++)
@@ -169,18 +210,22 @@ static void paging_modes(void)
 static void sixteen(void)
 {
     /* a 16-bit code segment in protected mode, entered and left by far jumps */
-    const u8 *inner = SNIP16("movw $0x1234, %%ax\nmovl $0x89abcdef, %%ebx\npushw %%ax\npopw %%cx\nljmpl $0x18, $pm_back");
+    const u8 *inner =
+        SNIP16("movw $0x1234, %%ax\nmovl $0x89abcdef, %%ebx\npushw %%ax\npopw %%cx\nljmpl $0x18, $pm_back");
     (void)inner;
     in[S_AX] = LOWADDR(inner);
     in[S_SS] = DATA16;
     in[S_SP] = 0xfff0;
     start32(SNIP32("pushw $0x38\npushw %%ax\nlretw\n.globl pm_back\npm_back:nop"), 0);
-    print("pm16: vec=%lx ax=%lx bx=%lx cx=%lx cs=%lx sp=%lx\n", out[S_VEC], out[S_AX] & 0xffff, out[S_BX], out[S_CX], out[S_CS], out[S_SP]);
+    print("pm16: vec=%lx ax=%lx bx=%lx cx=%lx cs=%lx sp=%lx\n", out[S_VEC], out[S_AX] & 0xffff, out[S_BX],
+          out[S_CX], out[S_CS], out[S_SP]);
     fresh();
     /* SP alone moves with a 16-bit stack */
     in[S_SS] = DATA16;
     in[S_SP] = 0x0000fff0;
-    start32(SNIP32("movl $0x12340004, %%esp\npushl %%eax\npushl %%eax\nmovl %%esp, %%ebx\nmovl $0xfff0, %%esp"), 0);
+    start32(
+        SNIP32("movl $0x12340004, %%esp\npushl %%eax\npushl %%eax\nmovl %%esp, %%ebx\nmovl $0xfff0, %%esp"),
+        0);
     print("pm16.stack: vec=%lx esp=%lx\n", out[S_VEC], out[S_BX]);
     fresh();
     /* a 16-bit interrupt gate */

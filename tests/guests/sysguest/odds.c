@@ -47,7 +47,9 @@ void group_odds(void)
     if (feature("fsgsbase", has(7, 1, 0))) {
         t3("?fsgsbase odd.fsgsbase.off", SNIP("rdfsbase %%rax"));
         set_cr4(cr4 | 0x10000);
-        start64(SNIP("movl $0x12345678, %%eax\nwrfsbase %%rax\nwrgsbase %%eax\nrdfsbase %%rbx\nrdgsbase %%rdx"), CODE64U);
+        start64(
+            SNIP("movl $0x12345678, %%eax\nwrfsbase %%rax\nwrgsbase %%eax\nrdfsbase %%rbx\nrdgsbase %%rdx"),
+            CODE64U);
         show("?fsgsbase odd.fsgsbase");
         print(" fs=%lx gs=%lx msr=%lx\n", out[S_BX], out[S_DX], rdmsr(0xc0000100));
         fresh();
@@ -94,7 +96,9 @@ void group_odds(void)
     }
     t0("odd.cmpxchg8b.reg", SNIP(".byte 0x0f, 0xc7, 0xc8"));
     t0("odd.lock.cmpxchg8b.reg", SNIP(".byte 0xf0, 0x0f, 0xc7, 0xc8"));
-    start64(SNIP("movl $0x80000000, %%eax\nmovl $0xffffffff, %%edx\nmovl %%eax, %%ebx\nsarl $31, %%ebx\nmovl %%eax, %%ecx\nbswapl %%ecx"), CODE64);
+    start64(SNIP("movl $0x80000000, %%eax\nmovl $0xffffffff, %%edx\nmovl %%eax, %%ebx\nsarl $31, %%ebx\nmovl "
+                 "%%eax, %%ecx\nbswapl %%ecx"),
+            CODE64);
     print("odd.upper_halves: bx=%lx cx=%lx dx=%lx\n", out[S_BX], out[S_CX], out[S_DX]);
     fresh();
     group_x2apic();

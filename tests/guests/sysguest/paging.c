@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Page tables: permissions, accessed and dirty bits, caches of translations, faults in the middle of things. */
+/* Page tables: permissions, accessed and dirty bits, caches of translations, faults in the middle of things.
+ */
 #include "guest.h"
 
 #define P 1ull
@@ -67,7 +68,9 @@ static void permissions(void)
     static const struct {
         const char *name;
         u64 e;
-    } kinds[] = {{"none", 0}, {"r_s", P}, {"w_s", P | W}, {"r_u", P | U}, {"w_u", P | W | U}, {"w_u_nx", P | W | U | NX}, {"r_s_nx", P | NX}, {"none_nx", NX}};
+    } kinds[] = {{"none", 0},        {"r_s", P},         {"w_s", P | W},
+                 {"r_u", P | U},     {"w_u", P | W | U}, {"w_u_nx", P | W | U | NX},
+                 {"r_s_nx", P | NX}, {"none_nx", NX}};
     u64 cr0 = get_cr0(), cr4 = get_cr4(), efer = rdmsr(0xc0000080);
     const u64 va = WINDOW + 0x2000;
     bool smep = feature("smep", has(7, 1, 7)), smap = feature("smap", has(7, 1, 20));
@@ -115,7 +118,8 @@ static void permissions(void)
     if (smap) {
         set_cr4(cr4 | 1u << 21);
         in[S_SI] = va;
-        t0("?smap pg.smap.stac", SNIP("stac\nmovb (%%rsi), %%al\nmovb %%al, (%%rsi)\nclac\nmovb (%%rsi), %%al"));
+        t0("?smap pg.smap.stac",
+           SNIP("stac\nmovb (%%rsi), %%al\nmovb %%al, (%%rsi)\nclac\nmovb (%%rsi), %%al"));
         in[S_SI] = va;
         in[S_FL] |= 0x40000;
         t0("?smap pg.smap.ac", SNIP("movb (%%rsi), %%al"));
@@ -319,7 +323,8 @@ static void translations(void)
         set_cr3(cr3 | 6);
         b = *(volatile u8 *)(WINDOW + 0x6000);
         set_cr3(cr3 | 5);
-        print("?pcid tlb.pcid: %u %u %u cr3=%x\n", a, b, (unsigned)*(volatile u8 *)(WINDOW + 0x6000), (unsigned)get_cr3() & 0xfff);
+        print("?pcid tlb.pcid: %u %u %u cr3=%x\n", a, b, (unsigned)*(volatile u8 *)(WINDOW + 0x6000),
+              (unsigned)get_cr3() & 0xfff);
         in[S_AX] = cr4;
         set_cr3(cr3);
         set_cr4(cr4);
@@ -336,7 +341,8 @@ static void translations(void)
 static void crossing(void)
 {
     static const u8 *code[12];
-    static const char *const names[] = {"write4", "write8", "read8", "add", "xchg", "push", "movups", "cmpxchg8b", "movnti", "inc", "shl", "call"};
+    static const char *const names[] = {"write4", "write8",    "read8",  "add", "xchg", "push",
+                                        "movups", "cmpxchg8b", "movnti", "inc", "shl",  "call"};
     code[0] = SNIP("movl %%eax, (%%rsi)");
     code[1] = SNIP("movq %%rax, (%%rsi)");
     code[2] = SNIP("movq (%%rsi), %%rax");
@@ -382,7 +388,8 @@ static void crossing(void)
     at[1] = 0x90;
     in[S_SI] = WINDOW + 0x2ffe;
     start64(what[2], CODE64);
-    print("cross.fetch.next: vec=%lx err=%lx cr2=%lx rip=%lx\n", out[S_VEC], out[S_ERR], out[S_CR2], out[S_IP]);
+    print("cross.fetch.next: vec=%lx err=%lx cr2=%lx rip=%lx\n", out[S_VEC], out[S_ERR], out[S_CR2],
+          out[S_IP]);
     fresh();
     /* a bad instruction that is known before its end */
     at[0] = 0x0f;
@@ -410,7 +417,8 @@ static void rep(const char *name, const u8 *code, u64 si, u64 di, u64 cx, unsign
     in[S_AX] = 0x7777777777777777;
     start64(code, cs);
     show(name);
-    print(" err=%lx rcx=%lx rsi=%lx rdi=%lx last=%x\n", out[S_ERR], out[S_CX], out[S_SI], out[S_DI], *(u8 *)(PAGES + 0x4fff));
+    print(" err=%lx rcx=%lx rsi=%lx rdi=%lx last=%x\n", out[S_ERR], out[S_CX], out[S_SI], out[S_DI],
+          *(u8 *)(PAGES + 0x4fff));
     fresh();
 }
 
@@ -429,12 +437,14 @@ static void restarts(void)
     rep("rep.lodsb", SNIP("rep lodsb"), end - 5, 0, 9, CODE64);
     rep("rep.scasb", SNIP("repne scasb"), 0, end - 5, 9, CODE64);
     rep("rep.cmpsb", SNIP("repe cmpsb"), end - 5, end - 5, 9, CODE64);
-    rep("rep.movsb.addr32", SNIP("addr32 rep movsb"), 0x100000000ull | DATA, 0x100000000ull | (DATA + 64), 0x100000003ull, CODE64);
+    rep("rep.movsb.addr32", SNIP("addr32 rep movsb"), 0x100000000ull | DATA, 0x100000000ull | (DATA + 64),
+        0x100000003ull, CODE64);
     rep("movsb.source", SNIP("movsb"), end, WINDOW + 0x6000, 1, CODE64);
     rep("movsb.target", SNIP("movsb"), WINDOW + 0x2000, to, 1, CODE64);
     rep("rep.outsb", SNIP("movl $0x80, %%edx\nrep outsb"), end - 2, 0, 5, CODE64);
     rep("rep.insb", SNIP("movl $0x84, %%edx\nrep insb"), 0, end - 2, 5, CODE64);
-    rep("enter", SNIP("leaq 8(%%rsi), %%rsp\nmovq %%rdi, %%rbp\nenter $0x1010, $0"), end + 0x1000, 0, 0, CODE64);
+    rep("enter", SNIP("leaq 8(%%rsi), %%rsp\nmovq %%rdi, %%rbp\nenter $0x1010, $0"), end + 0x1000, 0, 0,
+        CODE64);
     rep("leave", SNIP("movq %%rsi, %%rbp\nmovl $0x600000, %%esp\nleave"), end, 0, 0, CODE64);
     rep("pop.mem", SNIP("movl $0x620000, %%esp\npopq (%%rsi)"), to, 0, 0, CODE64);
     rep("pop.mem.rsp", SNIP("leaq -8(%%rsi), %%rsp\npopq (%%rsp)"), to, 0, 0, CODE64);

@@ -3,7 +3,7 @@
 #include "guest.h"
 
 #define LOOK                                                                                                 \
-    "xorl %%eax, %%eax\nxorl %%edx, %%edx\nxorl %%ebx, %%ebx\nlarl %%ecx, %%eax\nsetz %%bl\nlsll %%ecx, "     \
+    "xorl %%eax, %%eax\nxorl %%edx, %%edx\nxorl %%ebx, %%ebx\nlarl %%ecx, %%eax\nsetz %%bl\nlsll %%ecx, "    \
     "%%edx\nsetz %%bh\nmovl %%ebx, %%esi\nxorl %%ebx, %%ebx\nverr %%cx\nsetz %%bl\nverw %%cx\nsetz %%bh"
 
 static void look_at(u64 d, unsigned sel, const u8 *code, bool wide, bool ring3)
@@ -34,8 +34,8 @@ static void looks(void)
             print("look%u.%x: ", wide ? 64 : 32, t);
             for (unsigned k = 0; k < 4; k++) { /* ring 0, ring 3 with DPL 0 and 3, not present */
                 unsigned access = 0x80 | (t & 16) | (t & 15) | (k == 2 ? 0x60 : 0);
-                look_at(segment(0x1000, 0x12345, k == 3 ? access & 0x7f : access, k == 2 ? 0xc : 4), TEST, code[wide],
-                        wide, k == 1 || k == 2);
+                look_at(segment(0x1000, 0x12345, k == 3 ? access & 0x7f : access, k == 2 ? 0xc : 4), TEST,
+                        code[wide], wide, k == 1 || k == 2);
             }
             print("\n");
         }
@@ -61,7 +61,8 @@ static void loads(void)
         for (unsigned t = 0; t < 32; t++) {
             print("load%u.%x:", wide ? 64 : 32, t);
             for (unsigned k = 0; k < 6; k++) {
-                /* DPL 0 in ring 0, DPL 3 in ring 3 with RPL 3, DPL 0 in ring 3, not present, RPL 3 for DPL 0, DPL 3 for ring 0 */
+                /* DPL 0 in ring 0, DPL 3 in ring 3 with RPL 3, DPL 0 in ring 3, not present, RPL 3 for DPL 0,
+                 * DPL 3 for ring 0 */
                 bool ring3 = k == 1 || k == 2, dpl3 = k == 1 || k == 5;
                 unsigned sel = TEST | (k == 1 || k == 4 ? 3 : 0);
                 unsigned access = (k == 3 ? 0 : 0x80) | (t & 31) | (dpl3 ? 0x60 : 0);
@@ -112,9 +113,11 @@ static void access(const char *name, u64 d, u64 at, const u8 *code)
 
 static void limits(void)
 {
-    const u8 *b = SNIP32("movb (%%esi), %%al"), *l = SNIP32("movl (%%esi), %%eax"), *w = SNIP32("movb %%al, (%%esi)");
+    const u8 *b = SNIP32("movb (%%esi), %%al"), *l = SNIP32("movl (%%esi), %%eax"),
+             *w = SNIP32("movb %%al, (%%esi)");
     const u8 *h = SNIP32("movw (%%esi), %%ax");
-    u64 up = segment(DATA, 0xf, 0x93, 4), down = segment(DATA, 0xf, 0x97, 0), down32 = segment(0, 0x61ffff >> 12, 0x97, 0xc);
+    u64 up = segment(DATA, 0xf, 0x93, 4), down = segment(DATA, 0xf, 0x97, 0),
+        down32 = segment(0, 0x61ffff >> 12, 0x97, 0xc);
     access("limit.up.last", up, 0xf, b);
     access("limit.up.beyond", up, 0x10, b);
     access("limit.up.dword", up, 0xc, l);
@@ -143,7 +146,8 @@ static void limits(void)
     in[S_BX] = TEST;
     p0("limit.ss.pop", SNIP32("movl %%ebx, %%ss\nmovl $0xfe, %%esp\npopl %%eax"));
     in[S_BX] = TEST;
-    p0("limit.ss.ebp", SNIP32("movl %%ebx, %%ss\nmovl $0xf0, %%esp\nmovl $0x200, %%ebp\nmovl (%%ebp), %%eax"));
+    p0("limit.ss.ebp",
+       SNIP32("movl %%ebx, %%ss\nmovl $0xf0, %%esp\nmovl $0x200, %%ebp\nmovl (%%ebp), %%eax"));
     descriptor(TEST, segment(0, 0x1f, 0x9b, 4));
     p0("limit.cs.ljmp", SNIP32("ljmp $0x80, $0x20"));
     p0("limit.cs.ljmp.null", SNIP32("ljmp $0, $0x20"));
@@ -218,7 +222,8 @@ static void tables(void)
              {"tss_np", 0x0000090000000067, TEST},
              {"ldt_np", 0x0000020000000007, TEST},
              {"gate", 0x00008c0000180000, TEST}};
-    const u8 *ltr[2] = {SNIP32("ltr %%cx"), SNIP("ltr %%cx")}, *lldt[2] = {SNIP32("lldt %%cx"), SNIP("lldt %%cx")};
+    const u8 *ltr[2] = {SNIP32("ltr %%cx"), SNIP("ltr %%cx")},
+             *lldt[2] = {SNIP32("lldt %%cx"), SNIP("lldt %%cx")};
     for (unsigned wide = 0; wide < 2; wide++)
         for (unsigned i = 0; i < sizeof t / sizeof *t; i++) {
             bool fatal = i < 2 || (wide && i == 7); /* taken by a lenient emulator, and then missed */
@@ -287,7 +292,8 @@ static void call_gates(void)
     descriptor(TEST, gate | 2ull << 32);
     start32(call, 3);
     u32 *s = (u32 *)ESP0;
-    print("gate32.params: %x %x ss=%x sp=%s\n", s[-3], s[-4], s[-1] & 0xffff, s[-2] == STACK3 - 8 ? "same" : "other");
+    print("gate32.params: %x %x ss=%x sp=%s\n", s[-3], s[-4], s[-1] & 0xffff,
+          s[-2] == STACK3 - 8 ? "same" : "other");
     fresh();
     called("gate32.params.ring0", call, 0, false);
     descriptor(TEST, gate & ~(3ull << 45));
@@ -312,11 +318,17 @@ static void call_gates(void)
     static const struct {
         const char *name;
         u32 ss;
-    } bad[] = {{"null", 0}, {"code", CODE32}, {"rpl", DATA0 | 3}, {"ring3", DATA3}, {"limit", TEST + 8 * TEST_COUNT}, {"np", TEST + 24}};
+    } bad[] = {{"null", 0},
+               {"code", CODE32},
+               {"rpl", DATA0 | 3},
+               {"ring3", DATA3},
+               {"limit", TEST + 8 * TEST_COUNT},
+               {"np", TEST + 24}};
     descriptor(TEST + 24, segment(0, 0xfffff, 0x13, 0xc));
     descriptor(TEST, gate);
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
-        /* the handler needs a stack of its own level: only the call is made with a bad one, so it comes through a task */
+        /* the handler needs a stack of its own level: only the call is made with a bad one, so it comes
+         * through a task */
         tss32[2] = bad[i].ss;
         descriptor(TEST + 32, segment(DATA, 0x67, 0x89, 0));
         u64 saved = idt32[10], saved12 = idt32[12];
@@ -339,17 +351,21 @@ static void call_gates(void)
     }
     tss32[2] = DATA0;
     /* far returns */
-    p0("retf.outer", SNIP32("pushl $0x2b\npushl $0x610000\npushl $0x23\npushl $1f\nlret\n1:movl %%cs, %%eax"));
+    p0("retf.outer",
+       SNIP32("pushl $0x2b\npushl $0x610000\npushl $0x23\npushl $1f\nlret\n1:movl %%cs, %%eax"));
     p0("retf.same", SNIP32("pushl $0x18\npushl $1f\nlret\n1:"));
     p0("retf.null", SNIP32("pushl $0\npushl $1f\nlret\n1:"));
     p0("retf.data", SNIP32("pushl $0x10\npushl $1f\nlret\n1:"));
     p3("retf.inner", SNIP32("pushl $0x18\npushl $1f\nlret\n1:"));
     p0("retf.outer_ss", SNIP32("pushl $0x10\npushl $0x610000\npushl $0x23\npushl $1f\nlret\n1:"));
-    start32(SNIP32("movl $0x10, %%eax\nmovl %%eax, %%es\npushl $0x2b\npushl $0x610000\npushl $0x23\npushl $1f\nlret\n1:"), 0);
+    start32(SNIP32("movl $0x10, %%eax\nmovl %%eax, %%es\npushl $0x2b\npushl $0x610000\npushl $0x23\npushl "
+                   "$1f\nlret\n1:"),
+            0);
     show("retf.outer.data");
     print(" es=%lx\n", out[S_ES]);
     fresh();
-    start32(SNIP32("pushl $0x2b\npushl $0x610000\npushl $9\npushl $7\npushl $0x23\npushl $1f\nlret $8\n1:"), 0);
+    start32(SNIP32("pushl $0x2b\npushl $0x610000\npushl $9\npushl $7\npushl $0x23\npushl $1f\nlret $8\n1:"),
+            0);
     show("retf.outer.params");
     print(" esp=%lx\n", out[S_SP]);
     fresh();
@@ -383,9 +399,12 @@ static void call_gates(void)
     show("retf64.conforming");
     print(" cs=%lx\n", out[S_CS]);
     fresh();
-    t0("retf64.compat", SNIP("leaq 1f(%%rip), %%rax\npushq $0x18\npushq %%rax\nlretq\n.code32\n1:incl %%eax"));
-    t0("retf64.outer", SNIP("leaq 1f(%%rip), %%rax\nbtsq $30, %%rax\npushq $0x2b\npushq $0x40610000\npushq $0x33\npushq %%rax\nlretq\n1:"));
-    t0("compat.ljmp64", SNIP("pushq $0x18\nleaq 1f(%%rip), %%rax\npushq %%rax\nlretq\n.code32\n1:ljmp $0x08, $2f\n.code64\n2:incq %%r8\n"));
+    t0("retf64.compat",
+       SNIP("leaq 1f(%%rip), %%rax\npushq $0x18\npushq %%rax\nlretq\n.code32\n1:incl %%eax"));
+    t0("retf64.outer", SNIP("leaq 1f(%%rip), %%rax\nbtsq $30, %%rax\npushq $0x2b\npushq $0x40610000\npushq "
+                            "$0x33\npushq %%rax\nlretq\n1:"));
+    t0("compat.ljmp64", SNIP("pushq $0x18\nleaq 1f(%%rip), %%rax\npushq %%rax\nlretq\n.code32\n1:ljmp $0x08, "
+                             "$2f\n.code64\n2:incq %%r8\n"));
     tc3("compat.ring3.inc", SNIP32("incl %%eax\ndecl %%eax"));
     tc3("compat.into", SNIP32("movl $0x7fffffff, %%eax\nincl %%eax\ninto"));
     in[S_SI] = DATA + USER;
@@ -407,17 +426,22 @@ static void syscalls(void)
     wrmsr(0xc0000084, 0x247dd5 & ~0x100u);
     in[S_FL] |= 0xcd5;
     start64(SNIP("nop\nsyscall"), CODE64U);
-    print("?syscall syscall: vec=%lx to=%s cs=%lx ss=%lx rcx=+%d flags=%lx sp=%s\n", out[S_VEC], out[S_IP] == (u64)target + 3 ? "lstar" : "elsewhere",
-          out[S_CS], out[S_SS], (int)(out[S_CX] - in[S_IP]), out[S_FL] & ~2ul, out[S_SP] == in[S_SP] ? "same" : "other");
+    print("?syscall syscall: vec=%lx to=%s cs=%lx ss=%lx rcx=+%d flags=%lx sp=%s\n", out[S_VEC],
+          out[S_IP] == (u64)target + 3 ? "lstar" : "elsewhere", out[S_CS], out[S_SS],
+          (int)(out[S_CX] - in[S_IP]), out[S_FL] & ~2ul, out[S_SP] == in[S_SP] ? "same" : "other");
     fresh();
     start64(SNIP("syscall"), CODE64);
     print("?syscall syscall.ring0: vec=%lx cs=%lx ss=%lx\n", out[S_VEC], out[S_CS], out[S_SS]);
     fresh();
     in[S_SP] = STACK3 + USER;
-    start64(SNIP("leaq 1f(%%rip), %%rcx\nbtsq $30, %%rcx\nmovl $0x3002, %%r11d\nsysretq\nnop\n1:pushfq\npopq %%rdx"), CODE64);
+    start64(SNIP("leaq 1f(%%rip), %%rcx\nbtsq $30, %%rcx\nmovl $0x3002, %%r11d\nsysretq\nnop\n1:pushfq\npopq "
+                 "%%rdx"),
+            CODE64);
     print("?syscall sysretq: vec=%lx cs=%lx ss=%lx flags=%lx\n", out[S_VEC], out[S_CS], out[S_SS], out[S_DX]);
     fresh();
-    start64(SNIP("leaq 1f(%%rip), %%rcx\nbtsq $30, %%rcx\nmovl $2, %%r11d\nsysretl\nnop\n.code32\n1:incl %%eax"), CODE64);
+    start64(
+        SNIP("leaq 1f(%%rip), %%rcx\nbtsq $30, %%rcx\nmovl $2, %%r11d\nsysretl\nnop\n.code32\n1:incl %%eax"),
+        CODE64);
     print("?syscall sysretl: vec=%lx cs=%lx ss=%lx\n", out[S_VEC], out[S_CS], out[S_SS]);
     fresh();
     t3("?syscall sysret.ring3", SNIP("sysretq"));

@@ -34,9 +34,19 @@ void group_smc(void)
     set_cr3(get_cr3());
     told("smc.jump", SNIP("leaq 1f(%%rip), %%rsi\nmovb $2, 1(%%rsi)\njmp 1f\n1:movl $1, %%eax"), CODE64);
     told("smc.ring3", SNIP("leaq 1f(%%rip), %%rsi\nmovb $2, 1(%%rsi)\njmp 1f\n1:movl $1, %%eax"), CODE64U);
-    told("smc.loop", SNIP("movl $5, %%ecx\nxorl %%ebx, %%ebx\nleaq 1f(%%rip), %%rsi\n2:incb 1(%%rsi)\njmp 1f\n1:movl $0, %%eax\naddl %%eax, %%ebx\ndecl %%ecx\njnz 2b\nmovl %%ebx, %%eax"), CODE64);
-    told("smc.rep", SNIP("leaq 1f(%%rip), %%rdi\nincq %%rdi\nmovl $1, %%ecx\nmovb $7, %%al\nrep stosb\njmp 1f\n1:movl $1, %%eax"), CODE64);
-    told("smc.push", SNIP("leaq 1f(%%rip), %%rsp\naddq $10, %%rsp\nmovabsq $0x20cd00000009b890, %%rax\npushq %%rax\nmovl $0x600000, %%esp\njmp 1f\nnop\n1:.byte 0x90, 0x90, 0x90, 0xb8, 1, 0, 0, 0, 0xcd, 0x20, 0x90, 0x90"), CODE64);
+    told("smc.loop",
+         SNIP("movl $5, %%ecx\nxorl %%ebx, %%ebx\nleaq 1f(%%rip), %%rsi\n2:incb 1(%%rsi)\njmp 1f\n1:movl $0, "
+              "%%eax\naddl %%eax, %%ebx\ndecl %%ecx\njnz 2b\nmovl %%ebx, %%eax"),
+         CODE64);
+    told("smc.rep",
+         SNIP("leaq 1f(%%rip), %%rdi\nincq %%rdi\nmovl $1, %%ecx\nmovb $7, %%al\nrep stosb\njmp 1f\n1:movl "
+              "$1, %%eax"),
+         CODE64);
+    told("smc.push",
+         SNIP("leaq 1f(%%rip), %%rsp\naddq $10, %%rsp\nmovabsq $0x20cd00000009b890, %%rax\npushq %%rax\nmovl "
+              "$0x600000, %%esp\njmp 1f\nnop\n1:.byte 0x90, 0x90, 0x90, 0xb8, 1, 0, 0, 0, 0xcd, 0x20, 0x90, "
+              "0x90"),
+         CODE64);
     told("smc.compat", SNIP32("movl $1f, %%esi\nmovb $2, 1(%%esi)\njmp 1f\n1:movl $1, %%eax"), CODE32);
     /* through another mapping */
     write(page, 1);

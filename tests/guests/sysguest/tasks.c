@@ -41,10 +41,13 @@ static void prepare(const u8 *ip)
 static void tell(const char *name)
 {
     u32 *t = tss32;
-    print("%s: vec=%lx err=%lx tr=%lx old=%x new=%x link=%x,%x nt=%x ts=%x oldnt=%x bx=%lx si=%lx saved=%x,%x,%x,%x cr3=%s ldt=%lx\n", name, out[S_VEC],
-          out[S_ERR], out[S_TR], (unsigned)(gdt[TSS32 / 8] >> 40) & 15, (unsigned)(gdt[OTHER / 8] >> 40) & 15, other[0] & 0xffff,
-          t[0] & 0xffff, (unsigned)out[S_FL] >> 14 & 1, (unsigned)out[S_CR0] >> 3 & 1, t[9] >> 14 & 1, out[S_BX], out[S_SI], t[13], t[16],
-          t[19] & 0xffff, t[18] & 0xffff, out[S_CR3] == (u64)pd32 ? "same" : "other", out[S_LDTR]);
+    print("%s: vec=%lx err=%lx tr=%lx old=%x new=%x link=%x,%x nt=%x ts=%x oldnt=%x bx=%lx si=%lx "
+          "saved=%x,%x,%x,%x cr3=%s ldt=%lx\n",
+          name, out[S_VEC], out[S_ERR], out[S_TR], (unsigned)(gdt[TSS32 / 8] >> 40) & 15,
+          (unsigned)(gdt[OTHER / 8] >> 40) & 15, other[0] & 0xffff, t[0] & 0xffff,
+          (unsigned)out[S_FL] >> 14 & 1, (unsigned)out[S_CR0] >> 3 & 1, t[9] >> 14 & 1, out[S_BX], out[S_SI],
+          t[13], t[16], t[19] & 0xffff, t[18] & 0xffff, out[S_CR3] == (u64)pd32 ? "same" : "other",
+          out[S_LDTR]);
 }
 
 static void task(const char *name, const u8 *from, const u8 *to, unsigned ring)
@@ -87,7 +90,8 @@ void group_tasks(void)
     prepare(end);
     task("task.call.iret", SNIP32("lcall $0x88, $0\nnop"), SNIP32("movl $0x77, %%ebx\niret\nnop"), 0);
     prepare(end);
-    task("task.call.iret.twice", SNIP32("lcall $0x88, $0\nlcall $0x88, $0\nnop"), SNIP32("1:incl %%ebx\niret\njmp 1b"), 0);
+    task("task.call.iret.twice", SNIP32("lcall $0x88, $0\nlcall $0x88, $0\nnop"),
+         SNIP32("1:incl %%ebx\niret\njmp 1b"), 0);
     prepare(end);
     task("task.jmp.jmp", SNIP32("ljmp $0x88, $0\nnop"), SNIP32("ljmp $0x68, $0"), 0);
     prepare(end);
@@ -99,8 +103,10 @@ void group_tasks(void)
         const char *name;
         unsigned slot;
         u32 value;
-    } bad[] = {{"cs_null", 19, 0}, {"cs_data", 19, DATA0}, {"cs_rpl", 19, CODE32 | 3}, {"cs_limit", 19, TEST + 8 * TEST_COUNT},
-               {"ss_null", 18 + 2 * 0, 0}, {"ldt", 24, DATA0}, {"ldt_ti", 24, TEST | 4}, {"eip", 8, 0}};
+    } bad[] = {{"cs_null", 19, 0},         {"cs_data", 19, DATA0},
+               {"cs_rpl", 19, CODE32 | 3}, {"cs_limit", 19, TEST + 8 * TEST_COUNT},
+               {"ss_null", 18 + 2 * 0, 0}, {"ldt", 24, DATA0},
+               {"ldt_ti", 24, TEST | 4},   {"eip", 8, 0}};
     for (unsigned i = 0; i < 8; i++) {
         prepare(end);
         unsigned slot = bad[i].slot;
@@ -116,7 +122,8 @@ void group_tasks(void)
         idt32[10] = (u64)(TEST + 16) << 16 | 0x8500ull << 32;
         start32(jump, 0);
         idt32[10] = saved;
-        print("task.bad.%s: vec=%lx err=%lx tr=%lx link=%x bx=%lx\n", bad[i].name, out[S_VEC], out[S_AX], out[S_TR], third[0] & 0xffff, out[S_BX]);
+        print("task.bad.%s: vec=%lx err=%lx tr=%lx link=%x bx=%lx\n", bad[i].name, out[S_VEC], out[S_AX],
+              out[S_TR], third[0] & 0xffff, out[S_BX]);
     }
     prepare(end);
     other[21] = TEST + 8 * TEST_COUNT; /* DS */
@@ -125,7 +132,8 @@ void group_tasks(void)
     other[25] |= 1;
     set_dr6(0xffff0ff0);
     start32(jump, 0);
-    print("task.t_bit: vec=%lx at=%s dr6=%x tr=%lx\n", out[S_VEC], out[S_IP] == (u64)end ? "first" : "elsewhere", (unsigned)get_dr6() & 0xe00f, out[S_TR]);
+    print("task.t_bit: vec=%lx at=%s dr6=%x tr=%lx\n", out[S_VEC],
+          out[S_IP] == (u64)end ? "first" : "elsewhere", (unsigned)get_dr6() & 0xe00f, out[S_TR]);
     set_dr6(0xffff0ff0);
     /* CR3 and the LDT are the new task's */
     prepare(end);
@@ -171,7 +179,8 @@ void group_tasks(void)
     t[19] = t[20] = DATA16;
     gdt[OTHER / 8] = segment((u32)(u64)other, 43, 0x81, 0);
     start32(jump, 0);
-    print("task.16: vec=%lx tr=%lx cs=%lx ss=%lx type=%x\n", out[S_VEC], out[S_TR], out[S_CS], out[S_SS], (unsigned)(gdt[OTHER / 8] >> 40) & 15);
+    print("task.16: vec=%lx tr=%lx cs=%lx ss=%lx type=%x\n", out[S_VEC], out[S_TR], out[S_CS], out[S_SS],
+          (unsigned)(gdt[OTHER / 8] >> 40) & 15);
     fresh();
     gdt[TSS32 / 8] = segment((u32)(u64)tss32, 103, 0x89, 0);
     memset(tss32, 0, 104);
