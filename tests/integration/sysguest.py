@@ -37,7 +37,7 @@ def read(name):
 
 def known(side):
     """Lines that this side is known to print."""
-    return {line.split(" ", 1)[1] for line in read("known_differences.txt").splitlines() if line.startswith(side + " ")}
+    return {line.split(" ", 1)[1] for line in read("known_differences.txt").splitlines() if side in line.split(" ")[0].split("+")}
 
 
 def complaints(text, side):

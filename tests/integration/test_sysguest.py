@@ -36,7 +36,7 @@ def on_tcg(pair):
                "-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
                "-append", "mild", "-kernel", os.path.join(pair.guests, "sysguest.elf")]
     try:
-        r = subprocess.run(command, input=b"m" * 200, capture_output=True, timeout=240, check=False)
+        r = subprocess.run(command, input=b"m" * 500, capture_output=True, timeout=240, check=False)
     except subprocess.TimeoutExpired as late:
         raise Failure(f"tcg: not at its end; the last of it is {(late.stdout or b'')[-300:]!r}") from None
     if r.returncode != 1:

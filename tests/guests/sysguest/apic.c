@@ -255,9 +255,12 @@ static void timer(void)
         __asm__ volatile("pause");
     open();
     print("timer.masked: n=%u irr=%u\n", logs[0].n, bit(IRR, 0x44));
-    set(LVT_TIMER, 0x45);
-    open();
-    print("timer.unmasked_late: n=%u\n", logs[0].n);
+    if (!mild) {
+        set(LVT_TIMER, 0x45);
+        open();
+    }
+    if (!mild)
+        print("?strict timer.unmasked_late: n=%u\n", logs[0].n);
     /* a count written anew starts anew */
     quiet();
     set(LVT_TIMER, 0x46);

@@ -72,7 +72,8 @@ extern u32 pd32[1024], pt32[1024];
 extern u64 pae[4], pae_pd[2048];
 
 bool has(u32 leaf, unsigned reg, unsigned bit);
-extern bool mild; /* the command line says so: leave out what kills a lenient emulator */
+extern bool no_pae; /* the command line again */
+extern bool mild;   /* the command line says so: leave out what kills a lenient emulator */
 bool feature(const char *name, bool there);
 void cpuid(u32 leaf, u32 sub, u32 r[4]);
 

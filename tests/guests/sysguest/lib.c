@@ -10,8 +10,8 @@ u32 pd32[1024] __attribute__((aligned(4096))), pt32[1024] __attribute__((aligned
 u64 pae[4] __attribute__((aligned(4096))), pae_pd[2048] __attribute__((aligned(4096)));
 u64 w_pdpt[512] __attribute__((aligned(4096))), w_pd[512] __attribute__((aligned(4096))),
     w_pt[512] __attribute__((aligned(4096)));
-static unsigned lines;
-bool mild;
+static unsigned lines, bytes;
+bool mild, no_pae;
 u64 start_info;
 
 static void put(char ch)
@@ -19,6 +19,7 @@ static void put(char ch)
     while (!(inb(0x3fd) & 0x20))
         ;
     outb(0x3f8, (u8)ch);
+    bytes++;
 }
 
 static void number(u64 v, unsigned base)
@@ -43,8 +44,10 @@ static void await_byte(void)
 /* A console may lose what its reader is too slow for: every so often wait until the reader says go on. */
 static void end_line(void)
 {
-    if (++lines % 32)
+    lines++;
+    if (bytes < 1000)
         return;
+    bytes = 0;
     for (const char *s = "!more\n"; *s; s++)
         put(*s);
     await_byte();
@@ -366,12 +369,24 @@ static void power_off(void)
     __asm__ volatile("outw %w0, %w1" : : "a"(0x3400), "d"(0x604));
 }
 
+/* Is this word part of the command line? */
+static bool said(const char *word)
+{
+    for (const char *at = *(const char **)(start_info + 24); at && *at; at++) {
+        const char *a = at, *w = word;
+        while (*w && *a == *w)
+            a++, w++;
+        if (!*w)
+            return true;
+    }
+    return false;
+}
+
 void main(void);
 void main(void)
 {
-    const char *words = *(const char **)(start_info + 24);
-    for (; words && *words; words++)
-        mild |= words[0] == 'm' && words[1] == 'i' && words[2] == 'l' && words[3] == 'd';
+    mild = said("mild");
+    no_pae = said("nopae");
     init();
     fresh();
     print("!begin\n");
