@@ -39,3 +39,19 @@ add_custom_command(
   VERBATIM)
 add_custom_target(loops ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/loops)
 add_custom_target(ledger ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/ledger)
+
+# The guest of system behaviour: freestanding too; without optimisation of memory accesses that it means as they stand.
+set(sysguest_dir ${CMAKE_SOURCE_DIR}/tests/guests/sysguest)
+file(GLOB sysguest_sources CONFIGURE_DEPENDS ${sysguest_dir}/*.c ${sysguest_dir}/*.S)
+file(GLOB sysguest_headers CONFIGURE_DEPENDS ${sysguest_dir}/*.h ${sysguest_dir}/link.ld)
+add_custom_command(
+  OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/sysguest.elf
+  COMMAND ${GUEST_CC} -std=gnu17 -m64 -march=x86-64 -O1 -Wall -Wextra -Wshadow -Werror -Wno-array-bounds -ffreestanding
+          -nostdlib -static -fno-pic -no-pie -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables
+          -mgeneral-regs-only -mno-red-zone -fno-tree-loop-distribute-patterns -fno-strict-aliasing
+          -Wl,-T,${sysguest_dir}/link.ld -Wl,-z,max-page-size=4096 -Wl,--build-id=none -Wl,--no-warn-rwx-segments
+          -o ${CMAKE_BINARY_DIR}/tests/guests/sysguest.elf ${sysguest_sources}
+  DEPENDS ${sysguest_sources} ${sysguest_headers}
+  COMMENT "sysguest.elf"
+  VERBATIM)
+add_custom_target(sysguest ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/sysguest.elf)

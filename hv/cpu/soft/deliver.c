@@ -65,6 +65,10 @@ SOFT_RACY static bool push64(struct soft_cpu *c, uint64_t sp, const uint64_t *f,
     }
     if (!soft_canonical(sp) || !soft_canonical(sp + 8 * n - 1))
         return sys_fail(c, SOFT_SSF, ext);
+    /* They are pushed from the top: so is the first fault. */
+    for (unsigned i = n; i-- > 0;)
+        if (!sys_probe(c, sp + 8 * i, 8, SOFT_WRITE, mmu))
+            return false;
     return sys_write(c, sp, 8 * n, f, mmu);
 }
 

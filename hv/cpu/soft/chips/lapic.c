@@ -249,10 +249,19 @@ static void end_of_interrupt(struct soft_lapic *l)
 
 /* --- registers --- */
 
+/* A timer that has run out before this access has done so under what was set then: who reads a count of 0
+ * finds its request made, and a mask taken away later does not bring it back. */
+static void settle(struct soft_lapic *l)
+{
+    if (l->due != NEVER)
+        lapic_timer_fire(l, soft_clock_ns(l->cpu->vm));
+}
+
 static uint32_t reg_read(struct soft_lapic *l, unsigned reg)
 {
     switch (reg) {
     case L_TMCCT:
+        settle(l);
         return lapic_current_count(l, soft_clock_ns(l->cpu->vm));
     case L_EOI:
         return 0;
@@ -329,6 +338,9 @@ static void reg_write(struct soft_lapic *l, unsigned reg, uint32_t v)
         l->r[L_ICR2] = x2(l) ? v : v & 0xff000000u;
         break;
     case L_TIMER:
+        settle(l);
+        write_lvt(l, reg, v);
+        break;
     case L_THERMAL:
     case L_PERF:
     case L_LINT0:
@@ -339,6 +351,7 @@ static void reg_write(struct soft_lapic *l, unsigned reg, uint32_t v)
     case L_TMICT:
         if (TIMER_MODE(l->r[L_TIMER]) == DEADLINE)
             break;
+        settle(l);
         l->r[L_TMICT] = v;
         lapic_rearm(l, v);
         break;
