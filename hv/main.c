@@ -200,19 +200,22 @@ static int run_check(const struct options *o)
     return e.code;
 }
 
+/* A line for each engine that is here. */
 static int run_probe(const struct options *o)
 {
     enum { ROOM = 32768 };
-    struct fy_err e;
+    struct fy_err e = {.code = 0};
     char *buf = malloc(ROOM);
-    if (!buf || fy_kvm_probe_json(o->fd[KVM], buf, ROOM, &e) < 0) {
-        fprintf(stderr, "ferry-hv: %s\n", buf ? e.text : "no memory");
-        free(buf);
-        return buf ? e.code : FY_ERESOURCE;
-    }
-    puts(buf);
+    if (!buf)
+        fy_fail(&e, FY_ERESOURCE, "no memory");
+    else if (fy_soft_probe_json(buf, ROOM, &e) == 0)
+        puts(buf);
+    if (!e.code && o->fd[KVM] >= 0 && fy_kvm_probe_json(o->fd[KVM], buf, ROOM, &e) == 0)
+        puts(buf);
+    if (e.code)
+        fprintf(stderr, "ferry-hv: %s\n", e.text);
     free(buf);
-    return 0;
+    return e.code;
 }
 
 static void on_console_out(void *arg, const uint8_t *buf, size_t len)
@@ -309,7 +312,7 @@ int main(int argc, char **argv)
     fy_log_init("ferry-hv", FY_LOG_INFO);
     fy_fault_init();
     signal(SIGPIPE, SIG_IGN);
-    if (parse_options(argc, argv, &o) < 0 || (o.probe && o.fd[KVM] < 0)) {
+    if (parse_options(argc, argv, &o) < 0) {
         fputs(usage, stderr);
         return FY_EUSAGE;
     }

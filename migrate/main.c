@@ -25,6 +25,10 @@ static int run(struct fy_job *job, uint64_t began_ns)
         return fy_run_query(job);
     case FERRY__JOB_KIND__JOB_ANSWER:
         return fy_run_answer(job);
+    case FERRY__JOB_KIND__JOB_CONSOLE:
+        return fy_run_console(job);
+    case FERRY__JOB_KIND__JOB_CONSOLE_SERVE:
+        return fy_run_console_serve(job);
     case FERRY__JOB_KIND__JOB_PAIR_JOIN:
         return fy_run_pair_join(job);
     case FERRY__JOB_KIND__JOB_PAIR_ACCEPT:

@@ -12,6 +12,8 @@ int fy_run_send(struct fy_job *job, uint64_t began_ns);
 int fy_run_receive(struct fy_job *job, uint64_t began_ns);
 int fy_run_query(struct fy_job *job);
 int fy_run_answer(struct fy_job *job);
+int fy_run_console(struct fy_job *job);
+int fy_run_console_serve(struct fy_job *job);
 int fy_run_pair_join(struct fy_job *job);
 int fy_run_pair_accept(struct fy_job *job);
 

@@ -115,7 +115,7 @@ bool fy_record_known(uint16_t type)
 {
     return (type >= FY_REC_HELLO && type <= FY_REC_TICKET) ||
            (type >= FY_REC_PAGES && type <= FY_REC_BARRIER) ||
-           (type >= FY_REC_QUERY && type <= FY_REC_PAIR_REPLY);
+           (type >= FY_REC_QUERY && type <= FY_REC_CONSOLE_BYTES);
 }
 
 int fy_record_read(struct fy_chan *c, struct fy_flow *flow, uint8_t *buf, struct fy_record_header *h,

@@ -14,6 +14,7 @@ enum fy_preface_kind {
     FY_PREFACE_MIGRATE = 1, /* channel 0: control; 1..N: data */
     FY_PREFACE_QUERY = 2,
     FY_PREFACE_PAIR = 3,
+    FY_PREFACE_CONSOLE = 4,
 };
 
 /* Stream versions that this build speaks. */
@@ -56,6 +57,9 @@ enum fy_record {
     FY_REC_ANSWER = 113,
     FY_REC_PAIR = 114,
     FY_REC_PAIR_REPLY = 115,
+    FY_REC_CONSOLE_OPEN = 116,
+    FY_REC_CONSOLE_OPENED = 117,
+    FY_REC_CONSOLE_BYTES = 118, /* empty: the end */
 };
 
 /* PAGES body: codec u16, runs u16, raw length u32 (pages * 4096), then runs of {first page u64, count u32,

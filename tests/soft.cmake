@@ -2,6 +2,7 @@
 # The software CPU. Handlers are named by the opcode table through weak references, so the whole library is linked.
 ferry_unit_test(test_soft_core "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_int "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+ferry_unit_test(test_soft_simd "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_sys "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_icount "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 target_sources(test_soft_icount PRIVATE ${CMAKE_CURRENT_LIST_DIR}/unit/icount_guest.S)
@@ -26,9 +27,15 @@ target_include_directories(differ PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR
 target_link_libraries(differ PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 set_target_properties(differ PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 if(NOT FERRY_SANITIZE MATCHES "address|thread") # their shadow lies where streams expect nothing
-foreach(mode 64 32)
-  add_test(NAME soft_differ_int${mode} COMMAND differ --mode ${mode} --class int --insns 20000000 --seed 1 --quiet)
-  set_tests_properties(soft_differ_int${mode} PROPERTIES LABELS soft TIMEOUT 900 SKIP_RETURN_CODE 77)
+# Class, mode, millions of instructions.
+foreach(run "int 64 20" "int 32 4" "simd 64 4" "simd 32 3" "x87 64 3" "x87 32 3")
+  separate_arguments(run)
+  list(GET run 0 class)
+  list(GET run 1 mode)
+  list(GET run 2 millions)
+  add_test(NAME soft_differ_${class}_${mode}
+           COMMAND differ --mode ${mode} --class ${class} --insns ${millions}000000 --seed 1 --quiet --cover)
+  set_tests_properties(soft_differ_${class}_${mode} PROPERTIES LABELS soft TIMEOUT 900 SKIP_RETURN_CODE 77)
 endforeach()
 endif()
 

@@ -69,9 +69,12 @@ void fy_server_console_out(struct fy_server *s, const uint8_t *buf, size_t len)
         (void)!send(v->sock, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-int fy_console_attach(struct fy_server *s, bool scrollback, struct fy_answer *a, struct fy_err *e)
+int fy_console_attach(struct fy_server *s, const Ferry__ConsoleAttachRequest *op, struct fy_answer *a,
+                      struct fy_err *e)
 {
     int sv[2];
+    uint64_t position = 0;
+    Ferry__ConsoleAttachReply *reply = &a->u.console_attach;
     if (s->viewer_count == FY_VIEWERS_MAX)
         return fy_fail(e, FY_ERESOURCE, "the console has %d viewers already", FY_VIEWERS_MAX);
     struct fy_viewer *v = calloc(1, sizeof *v);
@@ -97,7 +100,8 @@ int fy_console_attach(struct fy_server *s, bool scrollback, struct fy_answer *a,
     }
     /* Under the lock nothing is output, so that what follows joins the scrollback without a gap. */
     fy_machine_console_lock(s->m);
-    size_t n = scrollback ? fy_machine_scrollback(s->m, back, FY_CONSOLE_SCROLLBACK) : 0;
+    uint64_t after = op->scrollback ? op->after : UINT64_MAX;
+    size_t n = fy_machine_scrollback(s->m, after, back, FY_CONSOLE_SCROLLBACK, &position);
     if (n)
         (void)!send(sv[0], back, n, MSG_DONTWAIT | MSG_NOSIGNAL);
     v->next = s->viewers;
@@ -107,7 +111,10 @@ int fy_console_attach(struct fy_server *s, bool scrollback, struct fy_answer *a,
     s->viewer_count++;
     a->fd = sv[1];
     a->close_fd = true;
-    fy_answer_empty(a);
+    ferry__console_attach_reply__init(reply);
+    reply->position = position;
+    a->resp.op_case = FERRY__RESPONSE__OP_CONSOLE_ATTACH;
+    a->resp.console_attach = reply;
     return 0;
 }
 

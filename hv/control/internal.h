@@ -71,6 +71,7 @@ struct fy_answer {
         Ferry__Empty empty;
         Ferry__CountReply count;
         Ferry__DigestReply digest;
+        Ferry__ConsoleAttachReply console_attach;
     } u;
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
@@ -92,7 +93,8 @@ int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
 void fy_trackers_close(struct fy_conn *c);
 
 /* console.c */
-int fy_console_attach(struct fy_server *s, bool scrollback, struct fy_answer *a, struct fy_err *e);
+int fy_console_attach(struct fy_server *s, const Ferry__ConsoleAttachRequest *op, struct fy_answer *a,
+                      struct fy_err *e);
 void fy_console_close_all(struct fy_server *s);
 
 void fy_answer_empty(struct fy_answer *a);

@@ -259,7 +259,7 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_RUN:
         return op_run(s, q->run, a, e);
     case FERRY__REQUEST__OP_CONSOLE_ATTACH:
-        return fy_console_attach(s, q->console_attach->scrollback, a, e);
+        return fy_console_attach(s, q->console_attach, a, e);
     default:
         if (op_plain(c, q, e) < 0)
             return -1;

@@ -17,8 +17,11 @@ size_t fy_serial_input_room(struct fy_device *serial);
 /* The console's memory: a ring of the last 64 KiB of output that travels with the guest. No ports. */
 int fy_console_new(struct fy_device *out, struct fy_err *e);
 void fy_console_append(struct fy_device *console, const uint8_t *buf, size_t len);
-/* Copy the scrollback, oldest first; returns its length (at most room). Any thread. */
-size_t fy_console_scrollback(struct fy_device *console, uint8_t *buf, size_t room);
+/* Copy the scrollback behind the first `after` bytes of all output, oldest first; returns its length (at most
+ * room), and in *position its first byte's place in all output (with nothing to copy: the next byte's). Any
+ * thread. */
+size_t fy_console_scrollback(struct fy_device *console, uint64_t after, uint8_t *buf, size_t room,
+                             uint64_t *position);
 #define FY_CONSOLE_SCROLLBACK 65536
 
 /* MC146818 RTC and CMOS at ports 0x70, 0x71, GSI 8. memory_bytes fills the usual size bytes. */

@@ -11,14 +11,16 @@
 
 struct console {
     pthread_mutex_t lock;
-    size_t next; /* where the next byte goes */
-    size_t len;  /* bytes held */
+    size_t next;    /* where the next byte goes */
+    size_t len;     /* bytes held */
+    uint64_t total; /* bytes ever appended */
     uint8_t ring[FY_CONSOLE_SCROLLBACK];
 };
 
 void fy_console_append(struct fy_device *console, const uint8_t *buf, size_t len)
 {
     struct console *c = console->dev;
+    size_t all = len;
     if (len > sizeof c->ring) {
         buf += len - sizeof c->ring;
         len = sizeof c->ring;
@@ -29,6 +31,7 @@ void fy_console_append(struct fy_device *console, const uint8_t *buf, size_t len
     memcpy(c->ring, buf + first, len - first);
     c->next = (c->next + len) % sizeof c->ring;
     c->len = FY_MIN(c->len + len, sizeof c->ring);
+    c->total += all;
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -43,11 +46,13 @@ static size_t copy_out(const struct console *c, uint8_t *buf, size_t room)
     return n;
 }
 
-size_t fy_console_scrollback(struct fy_device *console, uint8_t *buf, size_t room)
+size_t fy_console_scrollback(struct fy_device *console, uint64_t after, uint8_t *buf, size_t room,
+                             uint64_t *position)
 {
     struct console *c = console->dev;
     pthread_mutex_lock(&c->lock);
-    size_t n = copy_out(c, buf, room);
+    size_t n = copy_out(c, buf, after < c->total ? FY_MIN(room, c->total - after) : 0);
+    *position = c->total - n;
     pthread_mutex_unlock(&c->lock);
     return n;
 }
@@ -61,6 +66,7 @@ static int console_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
     Ferry__Console m = FERRY__CONSOLE__INIT;
     pthread_mutex_lock(&c->lock);
     m.scrollback.len = copy_out(c, text, sizeof c->ring);
+    m.total = c->total;
     pthread_mutex_unlock(&c->lock);
     m.scrollback.data = text;
     int rc = fy_state_pack(&m.base, buf, len, e);
@@ -82,6 +88,7 @@ static int console_load(void *dev, const uint8_t *buf, size_t len, struct fy_err
     } else {
         pthread_mutex_lock(&c->lock);
         c->len = m->scrollback.len;
+        c->total = FY_MAX(m->total, c->len);
         c->next = c->len % sizeof c->ring;
         if (c->len)
             memcpy(c->ring, m->scrollback.data, c->len);

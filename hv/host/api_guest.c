@@ -7,6 +7,7 @@
 #include "hv/base/hex.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/console.h"
 #include "hv/host/engine.h"
 #include "hv/host/guests.h"
 #include "proto/wire.h"
@@ -296,10 +297,14 @@ void fyd_api_status(struct fyd_client *c, const char *name)
 static void console_answered(void *arg, const struct fy_err *err, const Ferry__Response *r, int *fds,
                              int nfds)
 {
-    (void)r;
     struct ask *a = arg;
     Ferry__ApiReply reply = FERRY__API_REPLY__INIT;
+    Ferry__ApiConsoleAt at = FERRY__API_CONSOLE_AT__INIT;
     reply.last = true;
+    reply.kind_case = FERRY__API_REPLY__KIND_CONSOLE_AT;
+    reply.console_at = &at;
+    if (r && r->op_case == FERRY__RESPONSE__OP_CONSOLE_ATTACH)
+        at.position = r->console_attach->position;
     if (err)
         fyd_reply_error(a->c, err);
     else if (nfds != 1)
@@ -311,13 +316,19 @@ static void console_answered(void *arg, const struct fy_err *err, const Ferry__R
 
 void fyd_api_console(struct fyd_client *c, const Ferry__ApiConsole *op)
 {
-    struct fyd_guest *g = live_guest(c, op->name);
+    struct fyd_guest *g = fyd_guest_by_name(c->d, op->name);
+    if (g && g->state == FYD_G_MOVED) {
+        fyd_console_elsewhere(c, g, op);
+        return;
+    }
+    g = live_guest(c, op->name);
     struct ask *a = g ? new_ask(c, g) : NULL;
     if (!a)
         return;
     Ferry__ConsoleAttachRequest con = FERRY__CONSOLE_ATTACH_REQUEST__INIT;
     Ferry__Request req = FERRY__REQUEST__INIT;
     con.scrollback = op->scrollback;
+    con.after = op->after;
     req.op_case = FERRY__REQUEST__OP_CONSOLE_ATTACH;
     req.console_attach = &con;
     fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, console_answered, a);

@@ -154,6 +154,9 @@ struct fyd_job {
     char paired_host[FYD_NAME_MAX];
     bool pair_pinned;
     bool counted; /* among the unproved */
+    /* a console elsewhere */
+    struct fyd_client *console_client; /* waits for it */
+    int console_fd;                    /* the viewer's end, until then; -1 */
 };
 
 struct fyd {

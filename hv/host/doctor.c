@@ -167,26 +167,43 @@ static void list_of(const char *at, const char *end, const char *key, char *out,
     out[n] = 0;
 }
 
-static void tell_models(struct fyd_client *c, const char *at, const char *end)
+/* `engine`: which one's models. */
+static void tell_models(struct fyd_client *c, const char *engine, const char *at, const char *end)
 {
     static const char begin[] = "{\"name\":";
     const char *m = memmem(at, (size_t)(end - at), begin, sizeof begin - 1);
     while (m) {
         const char *next = memmem(m + 1, (size_t)(end - m - 1), begin, sizeof begin - 1);
         const char *stop = next ? next : end;
-        char name[64], label[80], missing[2048];
+        char name[64], label[128], missing[2048];
         string_of(m, stop, "name", name, sizeof name);
         list_of(m, stop, "missing", missing, sizeof missing);
-        snprintf(label, sizeof label, "cpu %s", name);
+        snprintf(label, sizeof label, "%s %s", engine, name);
         check(c, label, is_true(m, stop, "offered") ? "yes" : "no", "%s",
               *missing ? missing : "guests with this CPU model can start here and move here");
         m = next;
     }
 }
 
-static bool tell_probe(struct fyd_client *c, const char *json, size_t len)
+/* What `auto` takes here, and why. */
+static void tell_auto(struct fyd_client *c, const char *kvm, const char *end)
 {
-    const char *end = json + len;
+    const char *mips = kvm ? value_of(kvm, end, "ring0_mips") : NULL;
+    if (!kvm)
+        check(c, "engine auto", "yes", "soft: KVM cannot be used here");
+    else if (!mips)
+        check(c, "engine auto", "yes", "soft: this KVM does not run the instructions of a kernel");
+    else if (is_true(kvm, end, "ring0_emulated"))
+        check(c, "engine auto", "yes",
+              "soft: this KVM emulates kernels, at %.1f million instructions a second (the software CPU does "
+              "a hundred and more)",
+              strtod(mips, NULL));
+    else
+        check(c, "engine auto", "yes", "kvm: it runs kernels natively");
+}
+
+static bool tell_probe(struct fyd_client *c, const char *json, const char *end)
+{
     const char *models = value_of(json, end, "models");
     char engine[32], model[64];
     string_of(json, models ? models : end, "engine", engine, sizeof engine);
@@ -196,8 +213,14 @@ static bool tell_probe(struct fyd_client *c, const char *json, size_t len)
     const char *vcpus = value_of(json, models, "max_vcpus");
     const char *ring = value_of(json, models, "dirty_ring_entries");
     unsigned long entries = ring ? strtoul(ring, NULL, 10) : 0;
-    check(c, "engine", "yes", "%s, up to %lu vCPUs, default CPU model %s", engine,
-          vcpus ? strtoul(vcpus, NULL, 10) : 0, model);
+    char label[48];
+    snprintf(label, sizeof label, "engine %s", engine);
+    check(c, label, "yes", "up to %lu vCPUs, default CPU model %s", vcpus ? strtoul(vcpus, NULL, 10) : 0,
+          model);
+    if (strcmp(engine, "kvm") != 0) {
+        tell_models(c, engine, models, end);
+        return true;
+    }
     check(c, "dirty log", is_true(json, models, "dirty_log_manual") ? "yes" : "limited",
           "bitmap%s, dirty ring %s",
           is_true(json, models, "dirty_log_manual") ? " with manual re-protect" : "",
@@ -208,22 +231,29 @@ static bool tell_probe(struct fyd_client *c, const char *json, size_t len)
                  : "this KVM cannot offset the TSC: a guest whose TSC is ahead of this host's is refused, "
                    "others see "
                    "it jump forward");
-    tell_models(c, models, end);
+    tell_models(c, engine, models, end);
     return true;
 }
 
 static void probed(void *arg, const struct fy_err *err, bool clean, const char *out, size_t len)
 {
     struct fyd_client *c = arg;
-    while (len && (out[len - 1] == '\n' || out[len - 1] == ' '))
-        len--;
+    const char *end = out + len;
+    const char *kvm = NULL;
     if (err)
         check(c, "engine", "no", "%s", err->text);
-    else if (!len)
-        check(c, "engine", clean ? "limited" : "no", "ferry-hv --probe %s",
-              clean ? "says nothing" : "failed");
-    else if (!tell_probe(c, out, len))
-        check(c, "engine", clean ? "yes" : "no", "%.*s", (int)len, out);
+    else if (!clean)
+        check(c, "engine", "no", "ferry-hv --probe failed");
+    for (const char *line = out, *stop; !err && line < end; line = stop + 1) {
+        stop = memchr(line, '\n', (size_t)(end - line));
+        stop = stop ? stop : end;
+        if (stop > line && !tell_probe(c, line, stop))
+            check(c, "engine", "no", "%.*s", (int)(stop - line), line);
+        if (memmem(line, (size_t)(stop - line), "\"kvm\"", 5))
+            kvm = line;
+    }
+    if (!err)
+        tell_auto(c, kvm, end);
     fyd_reply_done(c);
     fyd_client_release(c);
 }

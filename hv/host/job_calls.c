@@ -9,6 +9,7 @@
 #include "hv/base/checked.h"
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
+#include "hv/host/console.h"
 #include "hv/host/handjob.h"
 #include "hv/host/jobs.h"
 #include "proto/wire.h"
@@ -443,6 +444,12 @@ void fyd_job_message(struct fyd_job *j, const Ferry__WorkerOut *out)
         break;
     case FERRY__WORKER_OUT__KIND_PAIRED:
         fyd_host_paired(j, out->paired);
+        break;
+    case FERRY__WORKER_OUT__KIND_OPEN_CONSOLE:
+        fyd_console_serve(j, out->open_console);
+        break;
+    case FERRY__WORKER_OUT__KIND_CONSOLE_OPENED:
+        fyd_console_opened(j, out->console_opened);
         break;
     case FERRY__WORKER_OUT__KIND_SWITCHING:
         switching(j);

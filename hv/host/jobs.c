@@ -12,6 +12,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/console.h"
 #include "hv/host/handjob.h"
 #include "hv/host/spawn.h"
 
@@ -60,6 +61,7 @@ struct fyd_job *fyd_job_new(struct fyd *d, Ferry__JobKind kind, const uint8_t id
     j->d = d;
     j->kind = kind;
     j->pidfd = -1;
+    j->console_fd = -1;
     memcpy(j->id, id, FYD_ID_LEN);
     fy_hex(id, FYD_ID_LEN, j->id_text);
     fyd_copy(j->state, sizeof j->state, "running");
@@ -103,6 +105,7 @@ static void free_job(struct fyd_job *j)
     fy_watch_free(j->pid_watch);
     fy_watch_free(j->timer);
     fy_close(&j->pidfd);
+    fy_close(&j->console_fd);
     if (j->progress)
         ferry__job_progress__free_unpacked(j->progress, NULL);
     if (j->report)
@@ -338,6 +341,10 @@ void fyd_job_settle(struct fyd_job *j)
         j->query_of = NULL;
         j->finished = true;
         break;
+    case FERRY__JOB_KIND__JOB_CONSOLE:
+        fyd_console_over(j);
+        j->finished = true;
+        break;
     case FERRY__JOB_KIND__JOB_PAIR_JOIN:
         fyd_host_join_over(j);
         j->finished = true;
@@ -476,12 +483,15 @@ int fyd_job_spawn(struct fyd_job *j, Ferry__JobStart *start, const int *fds, int
         return -1;
     }
     bool theirs = j->kind == FERRY__JOB_KIND__JOB_RECEIVE || j->kind == FERRY__JOB_KIND__JOB_ANSWER ||
-                  j->kind == FERRY__JOB_KIND__JOB_PAIR_ACCEPT;
+                  j->kind == FERRY__JOB_KIND__JOB_PAIR_ACCEPT ||
+                  j->kind == FERRY__JOB_KIND__JOB_CONSOLE_SERVE;
+    bool brief = theirs || j->kind == FERRY__JOB_KIND__JOB_QUERY ||
+                 j->kind == FERRY__JOB_KIND__JOB_PAIR_JOIN || j->kind == FERRY__JOB_KIND__JOB_CONSOLE;
     if (theirs) {
         j->counted = true;
         j->d->unproved++;
     }
-    if (theirs || j->kind == FERRY__JOB_KIND__JOB_QUERY || j->kind == FERRY__JOB_KIND__JOB_PAIR_JOIN)
+    if (brief)
         fy_timer_arm(j->timer, j->kind == FERRY__JOB_KIND__JOB_QUERY ? 3000 : PROOF_MS);
     else
         j->proved = true;

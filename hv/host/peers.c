@@ -47,7 +47,7 @@ int fyd_preface_parse(const uint8_t buf[FY_PREFACE_LEN], struct fyd_preface *p, 
     if (fy_get32(buf + 12))
         return fy_fail(e, FY_ECORRUPT, "reserved bytes of the preface are set");
     memcpy(p->id, buf + 16, FYD_ID_LEN);
-    if (p->kind < FY_PREFACE_MIGRATE || p->kind > FY_PREFACE_PAIR || p->channel > FY_CHANNELS_MAX ||
+    if (p->kind < FY_PREFACE_MIGRATE || p->kind > FY_PREFACE_CONSOLE || p->channel > FY_CHANNELS_MAX ||
         (p->kind != FY_PREFACE_MIGRATE && p->channel))
         return fy_fail(e, FY_ECORRUPT, "preface of unknown kind %u, channel %u", p->kind, p->channel);
     return 0;
@@ -68,7 +68,8 @@ static int begin_job(struct fyd *d, const struct fyd_preface *p, int sock, struc
 {
     static const Ferry__JobKind kinds[] = {[FY_PREFACE_MIGRATE] = FERRY__JOB_KIND__JOB_RECEIVE,
                                            [FY_PREFACE_QUERY] = FERRY__JOB_KIND__JOB_ANSWER,
-                                           [FY_PREFACE_PAIR] = FERRY__JOB_KIND__JOB_PAIR_ACCEPT};
+                                           [FY_PREFACE_PAIR] = FERRY__JOB_KIND__JOB_PAIR_ACCEPT,
+                                           [FY_PREFACE_CONSOLE] = FERRY__JOB_KIND__JOB_CONSOLE_SERVE};
     Ferry__JobKind kind = kinds[p->kind];
     uint8_t id[FYD_ID_LEN];
     memcpy(id, p->id, sizeof id);

@@ -161,9 +161,10 @@ void fy_machine_console_unlock(struct fy_machine *m)
     pthread_mutex_unlock(&m->console_lock);
 }
 
-size_t fy_machine_scrollback(struct fy_machine *m, uint8_t *buf, size_t room)
+size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf, size_t room,
+                             uint64_t *position)
 {
-    return fy_console_scrollback(&m->devices[DEV_CONSOLE], buf, room);
+    return fy_console_scrollback(&m->devices[DEV_CONSOLE], after, buf, room, position);
 }
 
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len)

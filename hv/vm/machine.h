@@ -108,7 +108,8 @@ void fy_machine_times(struct fy_machine *m, struct fy_machine_times *t);
 /* Console. Output callbacks come with the lock held, so that scrollback and what follows fit together. */
 void fy_machine_console_lock(struct fy_machine *m);
 void fy_machine_console_unlock(struct fy_machine *m);
-size_t fy_machine_scrollback(struct fy_machine *m, uint8_t *buf, size_t room);
+size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf, size_t room,
+                             uint64_t *position);
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
 void fy_machine_power_button(struct fy_machine *m);

@@ -9,7 +9,8 @@ static void use(struct fuzz_device *f, uint32_t op)
         memset(buf, (int)(op >> 8), sizeof buf);
         fy_console_append(&f->dev, buf, len * 2 < sizeof buf ? len * 2 : len);
     } else {
-        MUST(fy_console_scrollback(&f->dev, buf, len) <= len);
+        uint64_t position;
+        MUST(fy_console_scrollback(&f->dev, op & 4 ? op : 0, buf, len, &position) <= len);
     }
 }
 

@@ -85,6 +85,12 @@ static void structured(uint16_t type, const uint8_t *body, size_t len)
     case FY_REC_PAIR:
         TRY(ferry__pair_request, body, len);
         break;
+    case FY_REC_CONSOLE_OPEN:
+        TRY(ferry__console_open, body, len);
+        break;
+    case FY_REC_CONSOLE_OPENED:
+        TRY(ferry__console_opened, body, len);
+        break;
     default:
         break;
     }

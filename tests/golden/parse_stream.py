@@ -14,7 +14,7 @@ OPTIONAL = 1
 SEALED = 2
 NAMES = {1: "HELLO", 2: "HELLO_REPLY", 3: "DESCRIPTION", 4: "VERDICT", 5: "STATE", 6: "STATE_END", 7: "READY",
          8: "COMMIT", 9: "RUNNING", 10: "ERROR", 11: "RATE", 12: "TICKET", 32: "PAGES", 33: "ZERO", 34: "BARRIER",
-         112: "QUERY", 113: "ANSWER", 114: "PAIR", 115: "PAIR_REPLY"}
+         112: "QUERY", 113: "ANSWER", 114: "PAIR", 115: "PAIR_REPLY", 116: "CONSOLE_OPEN", 117: "CONSOLE_OPENED", 118: "CONSOLE_BYTES"}
 
 
 class Broken(Exception):
@@ -145,7 +145,7 @@ def describe(name, body):
         return f"runs {zeros(body)}"
     if name == "BARRIER":
         return f"round {struct.unpack('<Q', body)[0]}"
-    if name in ("STATE", "TICKET"):
+    if name in ("STATE", "TICKET", "CONSOLE_BYTES"):
         return f"{len(body)} bytes"
     return str(proto(body)) if name in NAMES.values() else f"{len(body)} bytes"
 

@@ -4,7 +4,9 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 from ferry import Failure, Pair, build_argument, need_kvm, say, wait_for
@@ -220,8 +222,69 @@ def dirty_rate(pair):
         raise Failure(f"a guest that writes 100 MiB/s is measured at {mib}")
 
 
+class Viewer:
+    """vmctl console, as an operator's pipe."""
+
+    def __init__(self, host, name):
+        self.process = subprocess.Popen([os.path.join(host.pair.bin, "vmctl"), "-H", os.path.join(host.root, "ferryd.sock"), "console", name],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.text = {"out": b"", "err": b""}
+        for which, pipe in (("out", self.process.stdout), ("err", self.process.stderr)):
+            threading.Thread(target=self._read, args=(which, pipe), daemon=True).start()
+
+    def _read(self, which, pipe):
+        while True:
+            data = os.read(pipe.fileno(), 65536)
+            if not data:
+                return
+            self.text[which] += data
+
+    def expect(self, which, word, timeout=20, start=0):
+        wait_for(f"{word!r} from vmctl console", timeout, lambda: word in self.text[which][start:])
+
+    def send(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def console_survives_moves(pair):
+    """One vmctl console all along: there, on to the peer, back again; not a byte lost or said twice."""
+    console = pair.start(pair.alpha, "g", "mem=32 mode=seq rate=20 fill=text", "256M")
+    filled(console)
+    console.close()
+    viewer = Viewer(pair.alpha, "g")
+    viewer.expect("out", b"!filled")
+    for source, target, words in ((pair.alpha, pair.beta, b"has moved to beta"), (pair.beta, pair.alpha, b"g is running")):
+        move(source, target, "g")
+        viewer.expect("err", words)
+        start = len(viewer.text["out"])
+        viewer.send(b"v")
+        viewer.expect("out", b"!verdict intact", 60, start)
+    pair.alpha.vmctl("pause", "g")
+    whole = pair.alpha.console("g")  # the scrollback: all of it, as long as it is this short
+    whole.expect(rb"!verdict intact[^$]*!verdict intact", 10)
+    if len(whole.text) >= 65536:
+        raise Failure("the guest said too much for this test")
+    wait_for("the viewer to have it all", 10, lambda: len(viewer.text["out"]) >= len(whole.text))
+    if viewer.text["out"] != whole.text:
+        at = next(i for i, (a, b) in enumerate(zip(viewer.text["out"], whole.text)) if a != b)
+        raise Failure(f"what was seen differs from what was said at byte {at} of {len(whole.text)}")
+    whole.close()
+    viewer.close()
+    # Nobody but the host that it came from gets a console over the wire; here the guest of another origin.
+    pair.start(pair.beta, "native", "mem=16 mode=idle", "256M").close()
+    if pair.alpha.vmctl("console", "native", check=False).returncode != 5 and "no such guest" not in pair.alpha.vmctl(
+            "console", "native", check=False).stderr:
+        raise Failure("a console of a guest that was never here")
+
+
 CHECKS = [there_and_back, pages_that_turn_zero, untouched_memory_is_not_moved, cancel_leaves_the_guest, deadline, plan_moves_nothing,
-          paused_arrival, paused_guest, refusals, daemon_restarts, hypervisor_death_is_a_crash, debug_exit, dirty_rate]
+          paused_arrival, paused_guest, refusals, daemon_restarts, hypervisor_death_is_a_crash, debug_exit, dirty_rate,
+          console_survives_moves]
 
 
 def main():

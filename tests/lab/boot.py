@@ -35,7 +35,8 @@ def what_the_host_can(lab):
     """doctor knows a real KVM: offsets, the ring, and the best model that this processor has."""
     rows = doctor(lab.alpha)
     say("doctor:", json.dumps(rows))
-    for what, state, words in (("kvm", "yes", ""), ("engine", "yes", "default CPU model x86-64-v2"), ("tsc", "yes", ""),
+    for what, state, words in (("kvm", "yes", ""), ("engine kvm", "yes", "default CPU model x86-64-v2"), ("engine auto", "yes", "kvm: it runs"),
+                               ("tsc", "yes", ""),
                                ("dirty log", "yes", "manual re-protect, dirty ring offered")):
         if what not in rows or rows[what][0] != state or words not in rows[what][1]:
             raise Failure(f"{what}: {rows.get(what)}, expected {state} {words!r}")
@@ -108,7 +109,7 @@ def models(lab):
     """Each model is taken or refused as doctor says."""
     rows = doctor(lab.alpha)
     for model in ("host", "x86-64-v1", "x86-64-v2", "x86-64-v3"):
-        state, words = rows["cpu " + model]
+        state, words = rows["kvm " + model]
         r = lab.alpha.vmctl(f"start m -m 64M --paused --cpu-model {model} -k /guest/vmlinuz", check=False)
         if (r.returncode == 0) != (state == "yes"):
             raise Failure(f"{model}: doctor says {state}: {words}; start: exit {r.returncode}, {r.stderr!r}")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* differ [--insns N] [--seed S] [--only NAME] [--class int|simd|x87|all] [--stream I] [--strict-flags]
- *        [--x87-pointers] [--keep-going N] [--per-stream N] [--mode 32|64] [--quiet] */
+ *        [--x87-pointers] [--keep-going N] [--per-stream N] [--mode 32|64] [--quiet] [--cover]
+ * --cover: fail when a row is not reached for no stated reason. */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@ struct run {
     uint64_t insns, seed, stream_only;
     bool one;
     unsigned keep_going, failures, per_stream;
-    uint64_t done, streams, faults, endless;
+    uint64_t done, streams, faults, endless, again;
     struct diff_native native;
     struct diff_engine *engine;
     struct diff_stream *batch;
@@ -37,8 +38,19 @@ static void forgive(unsigned row, const struct diff_state *want, struct diff_sta
         return;
     if (!strcmp(soft_rows[row].name, "cmps"))
         got->cr2 = want->cr2;
+    if (soft_rows[row].flags & SOFT_R_X87 && (want->cr2 ^ got->cr2) < 4096)
+        got->cr2 = want->cr2;
     if (!strcmp(soft_rows[row].name, "popa"))
         memcpy(got->gpr, want->gpr, sizeof got->gpr);
+}
+
+/* LDMXCSR of a value with bit 17: AMD's misaligned mode, which no model of Ferry's has. */
+static bool misaligned_mode(const struct diff_stream *s, unsigned n, const struct diff_state *got)
+{
+    for (unsigned k = 0; k < n && got->vector == 13; k++)
+        if (s->start[k] == got->rip && s->insn[k].row != UINT16_MAX)
+            return strstr(soft_rows[s->insn[k].row].name, "ldmxcsr");
+    return false;
 }
 
 static bool agree(struct run *r, unsigned i, struct diff_stream *s, unsigned n, char *text, size_t bytes)
@@ -52,6 +64,8 @@ static bool agree(struct run *r, unsigned i, struct diff_stream *s, unsigned n, 
         r->endless++;
         return true;
     }
+    if (slot->out.rip != got.rip && misaligned_mode(s, n, &got))
+        return true;
     if (slot->out.vector != DIFF_NO_VECTOR) {
         r->faults++;
         undefined = SOFT_ARITH; /* it ended elsewhere than in the stream */
@@ -141,10 +155,35 @@ static void mark(const struct diff_stream *s, const struct diff_state *out)
     }
 }
 
-static bool batch(struct run *r, uint64_t first, unsigned count)
+/* The streams of the batch that differ. The host's kernel keeps no x87 segment selectors when it switches,
+ * which can befall any stream: what differs is looked at a second time. */
+static unsigned differing(struct run *r, unsigned count, unsigned bad[DIFF_SLOTS])
 {
     static char text[16384];
-    unsigned bytes = 0, bad[DIFF_SLOTS], bads = 0;
+    unsigned bads = 0;
+    bool before[DIFF_SLOTS] = {false};
+    for (unsigned attempt = 0; attempt < 2; attempt++) {
+        unsigned was = bads;
+        bads = 0;
+        for (unsigned i = 0; i < count; i++) {
+            bool same = agree(r, i, &r->batch[i], r->batch[i].n, text, sizeof text);
+            if (!attempt)
+                mark(&r->batch[i], &r->native.slots[i].out);
+            if (!same && (!attempt || before[i]))
+                bad[bads++] = i;
+            before[i] = !same;
+        }
+        if (attempt)
+            r->again += was - bads;
+        if (!bads || (!attempt && !diff_native_run(&r->native, count)))
+            break;
+    }
+    return bads;
+}
+
+static bool batch(struct run *r, uint64_t first, unsigned count)
+{
+    unsigned bytes = 0, bad[DIFF_SLOTS], bads;
     for (unsigned i = 0; i < count; i++) {
         struct diff_rng rng = {r->seed * 0x9e3779b97f4a7c15u + (first + i) * 0xd1342543de82ef95u};
         struct diff_slot *slot = &r->native.slots[i];
@@ -159,11 +198,7 @@ static bool batch(struct run *r, uint64_t first, unsigned count)
                (unsigned long long)(first + count - 1));
         return false;
     }
-    for (unsigned i = 0; i < count; i++) {
-        mark(&r->batch[i], &r->native.slots[i].out);
-        if (!agree(r, i, &r->batch[i], r->batch[i].n, text, sizeof text))
-            bad[bads++] = i;
-    }
+    bads = differing(r, count, bad);
     r->streams += count;
     if (!bads)
         return true;
@@ -178,7 +213,8 @@ static bool batch(struct run *r, uint64_t first, unsigned count)
     return r->failures <= r->keep_going;
 }
 
-static void coverage(bool all)
+/* false: a row that was to be reached was not. */
+static bool coverage(bool all)
 {
     unsigned reached = 0, eligible = 0, skipped = 0;
     for (unsigned i = 0; i < soft_row_count; i++) {
@@ -186,8 +222,6 @@ static void coverage(bool all)
         eligible += !diff_rows[i].skip;
         skipped += diff_rows[i].skip != NULL;
     }
-    printf("rows reached: %u of %u to reach; %u in the table, %u not generated\n", reached, eligible,
-           soft_row_count, skipped);
     for (unsigned i = 0; i < soft_row_count; i++) {
         const struct diff_row *d = &diff_rows[i];
         if (d->reached || (d->skip && (!all || !strcmp(d->skip, "not asked for"))))
@@ -195,6 +229,9 @@ static void coverage(bool all)
         printf("  not reached: %s %s (map %u, opcode %02x): %s\n", soft_rows[i].name, soft_rows[i].operands,
                soft_rows[i].map, soft_rows[i].opcode, d->skip ? d->skip : "no encoding came to run");
     }
+    printf("rows reached: %u of %u to reach; %u in the table, %u not generated\n", reached, eligible,
+           soft_row_count, skipped);
+    return reached == eligible;
 }
 
 static unsigned class_of(const char *name)
@@ -207,15 +244,23 @@ static unsigned class_of(const char *name)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"insns", 1, NULL, 'n'},        {"seed", 1, NULL, 's'},       {"only", 1, NULL, 'o'},
-        {"class", 1, NULL, 'c'},        {"stream", 1, NULL, 'i'},     {"strict-flags", 0, NULL, 'f'},
-        {"x87-pointers", 0, NULL, 'p'}, {"keep-going", 1, NULL, 'k'}, {"per-stream", 1, NULL, 'l'},
-        {"quiet", 0, NULL, 'q'},        {"mode", 1, NULL, 'm'},       {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"insns", 1, NULL, 'n'},
+                                            {"seed", 1, NULL, 's'},
+                                            {"only", 1, NULL, 'o'},
+                                            {"class", 1, NULL, 'c'},
+                                            {"stream", 1, NULL, 'i'},
+                                            {"strict-flags", 0, NULL, 'f'},
+                                            {"x87-pointers", 0, NULL, 'p'},
+                                            {"keep-going", 1, NULL, 'k'},
+                                            {"per-stream", 1, NULL, 'l'},
+                                            {"quiet", 0, NULL, 'q'},
+                                            {"mode", 1, NULL, 'm'},
+                                            {"cover", 0, NULL, 'r'},
+                                            {NULL, 0, NULL, 0}};
     struct run r = {.insns = 200000, .seed = 1, .per_stream = 12};
     unsigned classes = DIFF_INT | DIFF_SIMD | DIFF_X87, rows;
     const char *only = NULL;
-    bool quiet = false, ok = true;
+    bool quiet = false, cover = false, ok = true;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
         case 'n':
@@ -249,6 +294,9 @@ int main(int argc, char **argv)
         case 'm':
             diff_32 = atoi(optarg) == 32;
             break;
+        case 'r':
+            cover = true;
+            break;
         case 'q':
             quiet = true;
             break;
@@ -272,11 +320,15 @@ int main(int argc, char **argv)
     for (uint64_t i = 0; !r.one && ok && r.done < r.insns; i += DIFF_SLOTS)
         ok = batch(&r, i, DIFF_SLOTS);
     printf("%llu instructions in %llu streams, %llu of them ended by a fault, %llu endless; seed %llu; %.1f "
-           "s of CPU here\n",
+           "s of CPU here\n%llu streams agreed only at a second run\n",
            (unsigned long long)r.done, (unsigned long long)r.streams, (unsigned long long)r.faults,
-           (unsigned long long)r.endless, (unsigned long long)r.seed, (double)clock() / CLOCKS_PER_SEC);
+           (unsigned long long)r.endless, (unsigned long long)r.seed, (double)clock() / CLOCKS_PER_SEC,
+           (unsigned long long)r.again);
     diff_print_tolerances();
-    coverage(!quiet);
+    if (!coverage(!quiet) && cover) {
+        printf("rows are left out that nothing explains\n");
+        ok = false;
+    }
     diff_native_stop(&r.native);
     diff_engine_free(r.engine);
     free(r.batch);

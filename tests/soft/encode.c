@@ -16,6 +16,7 @@ struct build {
     struct diff_insn out;
     uint8_t rex, vvvv;
     bool want_rex, asize32, asize16, gs, w, l;
+    enum { WELL, SPOIL_VVVV, SPOIL_W, SPOIL_L, SPOIL_PREFIX } spoil; /* VEX only: what makes it #UD */
 };
 
 struct diff_insn *diff_emit(struct diff_stream *s, const uint8_t *bytes, unsigned n)
@@ -257,6 +258,8 @@ static void put_vex(struct build *b)
         put(b, 0x67);
     if (b->gs)
         put(b, 0x65);
+    if (b->spoil == SPOIL_PREFIX)
+        put(b, (unsigned[]){0x66, 0xf2, 0xf3, 0xf0, 0x40}[diff_below(b->r, diff_32 ? 4 : 5)]);
     if (row->map == SOFT_V0F && !b->w && !(b->rex & 3) && diff_chance(b->r, 50)) {
         put(b, 0xc5);
         put(b, last | (b->rex & 4 ? 0 : 0x80));
@@ -291,6 +294,10 @@ static void build(struct build *b)
     b->l = row->vex_l == 2 ? diff_chance(b->r, 50) : row->vex_l;
     b->want_rex = diff_chance(b->r, 30);
     b->vvvv = b->form.bits & SOFT_FORM_VVVV ? (uint8_t)diff_below(b->r, diff_32 ? 8 : 16) : 0;
+    b->w ^= b->spoil == SPOIL_W;
+    b->l ^= b->spoil == SPOIL_L;
+    if (b->spoil == SPOIL_VVVV)
+        b->vvvv = (uint8_t)(1 + diff_below(b->r, 7));
     if (!modrm && !(b->form.bits & SOFT_FORM_PLUS_R) && row->vex_w == 2 && diff_chance(b->r, 50))
         b->w = false;
     if (row->rm >= 0)
@@ -318,9 +325,39 @@ static void follow_flags(struct diff_stream *s, const struct soft_row *row)
     s->undefined = (uint16_t)((s->undefined & ~row->writes) | row->undefined);
 }
 
+/* Now and then a VEX encoding that is to be #UD: a source that is not one, W or L that no row has, a prefix
+ * before VEX. Left out: opcodes that the host has wider forms of, by features that no model offers. */
+static bool emit_spoilt(struct diff_rng *r, struct diff_stream *s, unsigned row)
+{
+    const struct soft_row *t = &soft_rows[row];
+    unsigned start = s->n;
+    struct build b = {.r = r, .s = s, .row = t, .form = soft_index_get()->forms[row]};
+    struct soft_insn in;
+    b.spoil = SPOIL_VVVV + diff_below(r, 4);
+    if (!strncmp(t->name, "vaes", 4) || !strncmp(t->name, "vpclmul", 7) ||
+        (t->map == SOFT_V0F3A && t->opcode < 2)) /* VPERMQ, VPERMPD: AMD does not heed W */
+        return false;
+    build(&b);
+    if (b.out.len <= 15 &&
+        soft_decode(b.out.b, b.out.len, diff_32 ? SOFT_32 : SOFT_64, diff_features, &in) == SOFT_DECODE_UD) {
+        struct diff_insn *i = diff_emit(s, b.out.b, b.out.len);
+        if (i) {
+            i->fix = b.out.fix;
+            i->fix_at = b.out.fix_at;
+            i->target = b.out.target;
+            return true;
+        }
+    }
+    s->n = start;
+    return false;
+}
+
 static bool emit_checked(struct diff_rng *r, struct diff_stream *s, unsigned row)
 {
     unsigned start = s->n;
+    if (soft_rows[row].map >= SOFT_V0F && diff_chance(r, 3))
+        emit_spoilt(r, s, row);
+    start = s->n;
     for (unsigned tries = 0; tries < 40; tries++) {
         struct build b = {.r = r, .s = s, .row = &soft_rows[row], .form = soft_index_get()->forms[row]};
         struct soft_insn in;

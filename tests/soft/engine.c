@@ -191,6 +191,7 @@ static void load_fpu(struct soft_cpu *c, const uint8_t *x)
     memcpy(&c->fpu.fop, x + 6, 2);
     memcpy(&c->fpu.fip, x + 8, 8);
     memcpy(&c->fpu.fdp, x + 16, 8);
+    c->fpu.fcs = c->fpu.fds = 0;
     memcpy(&c->mxcsr, x + 24, 4);
     top = c->fpu.fsw >> 11 & 7;
     memset(c->fpu.st, 0, sizeof c->fpu.st);

@@ -141,13 +141,17 @@ static void fill_fpu(struct diff_rng *r, uint8_t *x)
         fcw = (uint16_t)(0x7f | diff_below(r, 4) << 10 | (uint32_t[]){0, 2, 3}[diff_below(r, 3)] << 8);
     if (diff_chance(r, 5))
         fcw &= (uint16_t) ~(1u << diff_below(r, 6));
+    if (diff_chance(r, 3))
+        fcw &= (uint16_t)(diff_rnd(r) | ~0x3fu);
     if (diff_chance(r, 70))
         fsw = (uint16_t)(diff_below(r, 8) << 11);
     if (diff_chance(r, 30))
         mxcsr = 0x1f80 | diff_below(r, 4) << 13 | (uint32_t)diff_below(r, 2) << 15 |
                 (uint32_t)diff_below(r, 2) << 6;
-    if (diff_chance(r, 5))
+    if (diff_chance(r, 7))
         mxcsr &= ~(0x80u << diff_below(r, 6));
+    if (diff_chance(r, 4))
+        mxcsr &= (uint32_t)diff_rnd(r) << 7 | ~0x1f80u;
     memcpy(x, &fcw, 2);
     memcpy(x + 2, &fsw, 2);
     x[4] = (uint8_t)(diff_chance(r, 40) ? 0 : diff_chance(r, 50) ? 0xff : diff_rnd(r));

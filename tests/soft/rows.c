@@ -150,6 +150,8 @@ static const char *reason(const struct soft_row *r, unsigned class, unsigned cla
         return "no handler yet";
     if (r->map == SOFT_M0F && r->opcode == 0x0d && r->mod == 2)
         return "AMD: #UD, Intel: NOP";
+    if (r->map == SOFT_V0F3A && r->vex_w == 1 && r->flags & SOFT_R_NO64)
+        return "VEX.W outside 64-bit mode: AMD: #UD, Intel: ignored";
     for (unsigned i = 0; i < sizeof never / sizeof *never; i++) {
         size_t n = strlen(never[i].name);
         bool prefix = never[i].name[n - 1] == '*';

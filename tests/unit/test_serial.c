@@ -228,7 +228,9 @@ static void console_keeps_the_last(void **state)
         fy_console_append(&c, line, sizeof line);
         total += sizeof line;
     }
-    assert_int_equal(fy_console_scrollback(&c, buf, sizeof buf), sizeof buf);
+    uint64_t at;
+    assert_int_equal(fy_console_scrollback(&c, 0, buf, sizeof buf, &at), sizeof buf);
+    assert_int_equal(at, total - sizeof buf);
     for (unsigned i = 0; i < sizeof buf; i++)
         assert_int_equal(buf[i], (total - sizeof buf + i) % 251);
     uint8_t *s = NULL;
@@ -238,7 +240,13 @@ static void console_keeps_the_last(void **state)
     assert_int_equal(fy_console_new(&d, NULL), 0);
     assert_int_equal(d.ops->load(d.dev, s, len, NULL), 0);
     fy_console_append(&d, (const uint8_t *)"!", 1);
-    assert_int_equal(fy_console_scrollback(&d, buf, 10), 10);
+    /* Places in all output go on where another process took it up. */
+    assert_int_equal(fy_console_scrollback(&d, total - 4, buf, sizeof buf, &at), 5);
+    assert_int_equal(at, total - 4);
+    assert_int_equal(buf[4], '!');
+    assert_int_equal(fy_console_scrollback(&d, UINT64_MAX, buf, sizeof buf, &at), 0);
+    assert_int_equal(at, total + 1);
+    assert_int_equal(fy_console_scrollback(&d, 0, buf, 10, &at), 10);
     assert_int_equal(buf[9], '!');
     assert_int_equal(buf[8], (total - 1) % 251);
     free(s);

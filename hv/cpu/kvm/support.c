@@ -10,6 +10,7 @@
 #include "hv/base/checked.h"
 #include "hv/base/io.h"
 #include "hv/cpu/kvm/internal.h"
+#include "hv/cpu/probe.h"
 
 static int read_cpuid(int kvm_fd, struct fy_cpu_support *out, struct fy_err *e)
 {
@@ -115,56 +116,18 @@ int fy_kvm_support(int kvm_fd, struct fy_cpu_support *out, struct fy_err *e)
     return out->tsc_khz ? 0 : fy_fail(e, FY_EUNSUPPORTED, "KVM does not know its TSC's frequency");
 }
 
-struct json {
-    char *p;
-    size_t room, len;
-};
-
-static void put(struct json *j, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void put(struct json *j, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(j->p + j->len, j->room - j->len, fmt, ap);
-    va_end(ap);
-    if (n > 0)
-        j->len += FY_MIN((size_t)n, j->room - j->len - 1);
-}
-
-static void put_models(struct json *j, const struct fy_cpu_support *s)
-{
-    put(j, "\"default_model\":\"%s\",\"models\":[", fy_cpu_default_model(s));
-    for (int i = 0; fy_cpu_models[i]; i++) {
-        Ferry__CpuPolicy *p = malloc(sizeof *p);
-        struct fy_err e = {.code = 0};
-        if (!p)
-            break;
-        ferry__cpu_policy__init(p);
-        bool ok = fy_cpu_resolve(fy_cpu_models[i], s, p, &e) == 0;
-        ferry__cpu_policy__free_unpacked(p, NULL);
-        put(j, "%s{\"name\":\"%s\",\"offered\":%s,\"missing\":[", i ? "," : "", fy_cpu_models[i],
-            ok ? "true" : "false");
-        char *save = NULL;
-        char *line = ok ? NULL : strtok_r(e.text, "\n", &save);
-        for (bool first = true; line; line = strtok_r(NULL, "\n", &save), first = false)
-            put(j, "%s\"%s\"", first ? "" : ",", line);
-        put(j, "]}");
-    }
-    put(j, "]");
-}
-
 /* Emulated ring 0 does one or two million instructions a second, the slowest nested processor tens. */
 #define EMULATED_BELOW_MIPS 5.0
 
-static void put_ring0(struct json *j, int kvm_fd)
+static void put_ring0(struct fy_text *j, int kvm_fd)
 {
     struct trial t;
     double mips;
     if (trial_open(kvm_fd, &t, NULL) < 0)
         return;
     if (fy_kvm_ring0_mips(kvm_fd, t.vm, t.vcpu, &mips) == 0)
-        put(j, "\"ring0_mips\":%.2f,\"ring0_emulated\":%s,", mips,
-            mips < EMULATED_BELOW_MIPS ? "true" : "false");
+        fy_text_put(j, "\"ring0_mips\":%.2f,\"ring0_emulated\":%s,", mips,
+                    mips < EMULATED_BELOW_MIPS ? "true" : "false");
     trial_close(&t);
 }
 
@@ -188,24 +151,24 @@ int fy_kvm_probe_json(int kvm_fd, char *buf, size_t room, struct fy_err *e)
         free(s);
         return -1;
     }
-    struct json j = {.p = buf, .room = room};
+    struct fy_text j = {.p = buf, .room = room};
     int ring = fy_kvm_cap(kvm_fd, KVM_CAP_DIRTY_LOG_RING);
     if (!ring)
         ring = fy_kvm_cap(kvm_fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
     int manual = fy_kvm_cap(kvm_fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
-    put(&j, "{\"engine\":\"kvm\",\"api\":%d,\"max_vcpus\":%d,", ioctl(kvm_fd, KVM_GET_API_VERSION, 0),
-        FY_MIN(fy_kvm_cap(kvm_fd, KVM_CAP_MAX_VCPUS), FY_VCPUS_LIMIT));
-    put(&j, "\"dirty_log_manual\":%s,\"dirty_log_initially_set\":%s,\"dirty_ring_entries\":%d,",
-        manual & 1 ? "true" : "false", manual & 2 ? "true" : "false",
-        ring / (int)sizeof(struct kvm_dirty_gfn));
-    put(&j, "\"tsc_khz\":%u,\"tsc_offset\":%s,\"tsc_scaling\":%s,", s->tsc_khz,
-        s->tsc_offsets ? "true" : "false", s->tsc_scales ? "true" : "false");
-    put(&j, "\"emulation_failure_exit\":%s,\"immediate_exit\":%s,\"msrs\":%zu,",
-        fy_kvm_cap(kvm_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) ? "true" : "false",
-        fy_kvm_cap(kvm_fd, KVM_CAP_IMMEDIATE_EXIT) ? "true" : "false", s->msr_count);
+    fy_text_put(&j, "{\"engine\":\"kvm\",\"api\":%d,\"max_vcpus\":%d,", ioctl(kvm_fd, KVM_GET_API_VERSION, 0),
+                FY_MIN(fy_kvm_cap(kvm_fd, KVM_CAP_MAX_VCPUS), FY_VCPUS_LIMIT));
+    fy_text_put(&j, "\"dirty_log_manual\":%s,\"dirty_log_initially_set\":%s,\"dirty_ring_entries\":%d,",
+                manual & 1 ? "true" : "false", manual & 2 ? "true" : "false",
+                ring / (int)sizeof(struct kvm_dirty_gfn));
+    fy_text_put(&j, "\"tsc_khz\":%u,\"tsc_offset\":%s,\"tsc_scaling\":%s,", s->tsc_khz,
+                s->tsc_offsets ? "true" : "false", s->tsc_scales ? "true" : "false");
+    fy_text_put(&j, "\"emulation_failure_exit\":%s,\"immediate_exit\":%s,\"msrs\":%zu,",
+                fy_kvm_cap(kvm_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) ? "true" : "false",
+                fy_kvm_cap(kvm_fd, KVM_CAP_IMMEDIATE_EXIT) ? "true" : "false", s->msr_count);
     put_ring0(&j, kvm_fd);
-    put_models(&j, s);
-    put(&j, "}");
+    fy_cpu_models_json(&j, s);
+    fy_text_put(&j, "}");
     free(s);
     return 0;
 }

@@ -138,7 +138,12 @@ struct soft_span {
 #define SOFT_WRITERS_MAX 1024
 #define SOFT_LIMIT_MAX (1ull << 62) /* cpu->limit never exceeds it, so that a block can cost too much */
 
+struct soft_lane {
+    uint64_t q[2];
+};
+
 union soft_vec {
+    struct soft_lane lane[2];
     uint8_t u8[32];
     int8_t i8[32];
     uint16_t u16[16];
@@ -156,7 +161,8 @@ struct soft_fpu {
     uint16_t fcw, fsw; /* TOP lives in fsw */
     uint8_t ftw;       /* abridged, as FXSAVE: bit i set: Ri is not empty */
     uint16_t fop;
-    uint64_t fip, fdp; /* 64-bit forms; fcs and fds are saved as 0 */
+    uint64_t fip, fdp;
+    uint16_t fcs, fds; /* the 64-bit forms of FXSAVE and XSAVE lose them, so they do not travel either */
 };
 
 struct soft_exception {

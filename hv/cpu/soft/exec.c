@@ -24,6 +24,9 @@ static const struct soft_insn *leave(struct soft_cpu *c, const struct soft_insn 
 /* The address that was not canonical was the stack's: #SS. Only 64-bit mode gets here. */
 static bool on_stack(const struct soft_cpu *c, const struct soft_insn *in)
 {
+    /* These have no other access than the operand's, by element or by RDI even where ModRM names none. */
+    if (soft_rows[in->row].flags & SOFT_R_SIMD)
+        return in->seg == SOFT_SS;
     if (in->flags & SOFT_I_MEM) {
         uint64_t lin = soft_ea_offset(c, in);
         if (in->ea & SOFT_EA_SEG)

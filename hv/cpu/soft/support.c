@@ -2,11 +2,14 @@
 /* What the software CPU offers. The vendor, family and TSC frequency are the host's, so that a guest can move
  * between this engine and KVM on the same machine. */
 #include <cpuid.h>
+#include <stdlib.h>
 #include <string.h>
 #include <x86intrin.h>
 
+#include "hv/base/checked.h"
 #include "hv/base/clock.h"
 #include "hv/cpu/features.h"
+#include "hv/cpu/probe.h"
 #include "hv/cpu/soft/engine.h"
 #include "hv/cpu/soft/vm.h"
 
@@ -26,12 +29,38 @@ static struct fy_cpuid *leaf(struct fy_cpu_support *s, uint32_t function, uint32
     return l;
 }
 
-/* What the named models have, as far as every instruction of it is there. */
+bool soft_host_has(const char *name)
+{
+    for (size_t i = 0; i < fy_feature_count; i++) {
+        const struct fy_feature_word *w = &fy_feature_words[fy_features[i].word];
+        uint32_t r[4] = {0};
+        if (!strcmp(name, fy_features[i].name))
+            return __get_cpuid_count(w->function, w->index, &r[FY_EAX], &r[FY_EBX], &r[FY_ECX], &r[FY_EDX]) &&
+                   r[w->reg] >> fy_features[i].bit & 1;
+    }
+    return false;
+}
+
+/* Beyond the levels: for the model `host`, so only what the host has as well. */
+static bool extra(const char *name)
+{
+    static const char *const names[] = {"aes",  "pclmulqdq",  "rdrand",  "rdseed",    "fsgsbase", "adx",
+                                        "erms", "fsrm",       "rdtscp",  "rdpid",     "pcid",     "invpcid",
+                                        "smep", "smap",       "umip",    "pdpe1gb",   "xsaveopt", "xsavec",
+                                        "clwb", "clflushopt", "xgetbv1", "tsc-adjust"};
+    for (size_t i = 0; i < FY_ARRAY_LEN(names); i++)
+        if (!strcmp(name, names[i]))
+            return soft_host_has(name);
+    return false;
+}
+
+/* What the models have, as far as every instruction of it is there. */
 static void add_features(struct fy_cpu_support *s)
 {
     for (size_t i = 0; i < fy_feature_count; i++) {
         const struct fy_feature_word *w = &fy_feature_words[fy_features[i].word];
-        struct fy_cpuid *l = fy_features[i].level && soft_feature_whole(fy_features[i].name)
+        const char *name = fy_features[i].name;
+        struct fy_cpuid *l = (fy_features[i].level || extra(name)) && soft_feature_whole(name)
                                  ? leaf(s, w->function, w->index, w->function == 7 || w->function == 0xd)
                                  : NULL;
         if (l)
@@ -56,6 +85,8 @@ static void add_host(struct fy_cpu_support *s)
 /* x87, SSE and AVX, AVX where every processor has it. */
 static void add_xsave(struct fy_cpu_support *s)
 {
+    if (!soft_feature_whole("xsave") || !soft_feature_whole("avx"))
+        return;
     struct fy_cpuid *l = leaf(s, 0xd, 0, true);
     struct fy_cpuid *avx = leaf(s, 0xd, 2, true);
     if (!l || !avx)
@@ -86,4 +117,18 @@ void fy_soft_support(struct fy_cpu_support *out)
     add_xsave(out);
     out->tsc_khz = host_tsc_khz();
     out->tsc_scales = out->tsc_offsets = out->msrs_any = true;
+}
+
+int fy_soft_probe_json(char *buf, size_t room, struct fy_err *e)
+{
+    struct fy_cpu_support *s = calloc(1, sizeof *s);
+    if (!s)
+        return fy_fail(e, FY_ERESOURCE, "no memory");
+    fy_soft_support(s);
+    struct fy_text t = {.p = buf, .room = room};
+    fy_text_put(&t, "{\"engine\":\"soft\",\"max_vcpus\":%d,", FY_VCPUS_LIMIT);
+    fy_cpu_models_json(&t, s);
+    fy_text_put(&t, "}");
+    free(s);
+    return 0;
 }

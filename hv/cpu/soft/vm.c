@@ -32,8 +32,22 @@ static const char *const feature_names[SOFT_F_COUNT] = {
     [SOFT_F_MSR] = "msr",
 };
 
+/* Vector instructions run on the host's own units. */
+static bool host_runs(const char *name)
+{
+    static const char *const vector[] = {"sse3",      "ssse3", "sse4.1", "sse4.2", "aes",
+                                         "pclmulqdq", "avx",   "avx2",   "fma",    "f16c"};
+    for (size_t i = 0; i < FY_ARRAY_LEN(vector); i++)
+        if (!strcmp(name, vector[i]))
+            /* The compiler's word for AVX means that the host's system keeps the upper halves, too. */
+            return soft_host_has(name) && (i < 6 || __builtin_cpu_supports("avx"));
+    return true;
+}
+
 bool soft_feature_whole(const char *name)
 {
+    if (!host_runs(name))
+        return false;
     for (unsigned f = 0; f < SOFT_F_COUNT; f++) {
         if (!feature_names[f] || strcmp(feature_names[f], name) != 0)
             continue;

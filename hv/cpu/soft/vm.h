@@ -138,9 +138,11 @@ uint64_t soft_icount_epoch_ns(const struct soft_vm *vm);
  * set. */
 enum fy_vcpu_end soft_loop(struct soft_cpu *c);
 
-/* vm.c: whether every instruction of a feature ("sse4.1") has a handler; true for a feature without
- * instructions of its own. */
+/* vm.c: whether every instruction of a feature ("sse4.1") has a handler, and the host runs it where handlers
+ * leave it to the host; true for a feature without instructions of its own. */
 bool soft_feature_whole(const char *name);
+/* support.c: whether the host's own CPUID has a feature of fy_features. */
+bool soft_host_has(const char *name);
 
 /* vm.c: a machine without chips' state loaded, vCPUs at power-on. Engine operations: engine.c. */
 struct soft_vm *soft_vm_new(const struct fy_engine_config *config, struct fy_err *e);

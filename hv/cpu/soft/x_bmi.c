@@ -94,8 +94,16 @@ X_INLINE void x_bmi_flags(struct soft_cpu *c, enum x_bmi op, uint64_t rm, uint64
     }
 }
 
+/* VEX is #UD in real and virtual-8086 mode, also for integers. */
+X_INLINE bool x_vex_ok(const struct soft_cpu *c)
+{
+    return SOFT_LIKELY(c->mode != SOFT_16) || (c->cr0 & SOFT_CR0_PE && !(c->eflags & SOFT_EFL_VM));
+}
+
 X_INLINE soft_next x_bmi_any(struct soft_cpu *c, const struct soft_insn *in, enum x_bmi op, unsigned size)
 {
+    if (!x_vex_ok(c))
+        return soft_raise(c, in, SOFT_UD);
     struct x_val rm = x_rm(c, in, size);
     uint64_t v = x_reg(c, VREG(in), size), r;
     if (!rm.ok)
@@ -129,6 +137,8 @@ BMI(shrx, X_SHRX)
 SOFT_HANDLER(mulx)
 {
     unsigned size = in->size == 8 ? 8 : 4;
+    if (!x_vex_ok(c))
+        return soft_raise(c, in, SOFT_UD);
     struct x_val rm = x_rm(c, in, size);
     unsigned __int128 r;
     if (!rm.ok)

@@ -11,6 +11,16 @@ bool simd_sse_ok(struct soft_cpu *c)
     return false;
 }
 
+bool simd_avx_ok(struct soft_cpu *c)
+{
+    bool ok =
+        c->cr4 & SOFT_CR4_OSXSAVE && (c->xcr0 & 6) == 6 && c->cr0 & SOFT_CR0_PE && !(c->eflags & SOFT_EFL_VM);
+    if (SOFT_LIKELY(ok && !(c->cr0 & SOFT_CR0_TS)))
+        return true;
+    soft_exc(c, ok ? SOFT_NM : SOFT_UD);
+    return false;
+}
+
 static bool pending(struct soft_cpu *c)
 {
     /* By the exceptions themselves, not by ES: a loaded state may disagree with itself, and the host would
@@ -41,34 +51,30 @@ bool simd_x87_ok(struct soft_cpu *c, bool waiting)
     return !waiting || !pending(c);
 }
 
-bool simd_load(struct soft_cpu *c, const struct soft_insn *in, unsigned size, bool aligned, union soft_vec *v)
+/* Alignment goes before the segment's limits and canonical form. The low bits are the sum's, however wide. */
+static bool address(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
+                    enum soft_access how, uint64_t *lin)
 {
-    uint64_t lin;
-    memset(v, 0, sizeof *v);
-    if (!(in->flags & SOFT_I_MEM)) {
-        memcpy(v, &c->ymm[in->rm], size);
-        return true;
-    }
-    if (!soft_ea(c, in, size, SOFT_READ, &lin))
-        return false;
-    if (aligned && lin & 15) {
+    uint64_t at = soft_ea_offset(c, in) + (in->ea & SOFT_EA_SEG ? c->seg[in->seg].base : 0);
+    if (align && at & (align - 1)) {
         soft_exc_error(c, SOFT_GP, 0);
         return false;
     }
-    return soft_ld(c, lin, size, v);
+    return soft_ea(c, in, size, how, lin);
 }
 
-bool simd_store(struct soft_cpu *c, const struct soft_insn *in, unsigned size, bool aligned,
+bool simd_load(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
+               union soft_vec *v)
+{
+    uint64_t lin;
+    return address(c, in, size, align, SOFT_READ, &lin) && soft_ld(c, lin, size, v);
+}
+
+bool simd_store(struct soft_cpu *c, const struct soft_insn *in, unsigned size, unsigned align,
                 const union soft_vec *v)
 {
     uint64_t lin;
-    if (!soft_ea(c, in, size, SOFT_WRITE, &lin))
-        return false;
-    if (aligned && lin & 15) {
-        soft_exc_error(c, SOFT_GP, 0);
-        return false;
-    }
-    return soft_st(c, lin, size, v);
+    return address(c, in, size, align, SOFT_WRITE, &lin) && soft_st(c, lin, size, v);
 }
 
 bool simd_load_mm(struct soft_cpu *c, const struct soft_insn *in, unsigned size, uint64_t *v)
@@ -82,13 +88,13 @@ bool simd_load_mm(struct soft_cpu *c, const struct soft_insn *in, unsigned size,
     return soft_ea(c, in, size, SOFT_READ, &lin) && soft_ld(c, lin, size, v);
 }
 
-bool simd_fp_done(struct soft_cpu *c, uint32_t now)
+bool simd_fp_done(struct soft_cpu *c, const struct simd_fp *f)
 {
-    uint32_t raised = now & 0x3f;
+    uint32_t raised = f->flags;
     uint32_t unmasked = raised & ~(c->mxcsr >> 7) & 0x3f;
-    /* Invalid, denormal and zero-divide come before the operation: where one of them is unmasked the others
-     * never rise. */
-    if (unmasked & 7)
+    /* Invalid, denormal and zero-divide come before the operation: where one of them is unmasked in one lane
+     * the others' later flags never rise. */
+    if (f->pass == 3 && unmasked & 7)
         raised &= 7;
     c->mxcsr |= raised;
     if (SOFT_LIKELY(!unmasked))

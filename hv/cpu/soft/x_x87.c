@@ -55,28 +55,26 @@ static void image_in(struct soft_fpu *f, const uint8_t p[IMAGE])
         memcpy(f->st[(top + i) & 7], p + 28 + 10 * i, 10);
 }
 
-/* Run a stub. flags: ZF PF CF in and out (FCMOV, FCOMI). */
+/* Run a stub. flags: those that SAHF knows, in and out (FCMOV, FCOMI). */
 static void run(struct soft_fpu *f, const uint8_t *stub, void *operand, uint32_t *flags)
 {
     uint8_t image[IMAGE];
     uint64_t rdi = (uintptr_t)operand;
-    uint8_t zf, pf, cf, ah = (uint8_t)((*flags & 0xd5) | 2);
-    uint64_t rax = (uint64_t)ah << 8;
+    uint64_t rax = (uint64_t)((*flags & 0xd5) | 2) << 8;
     image_out(f, image);
     /* 128: the compiler's red zone lies below the stack pointer, where the call would write. No operand may
      * be addressed by the stack pointer, then. */
-    __asm__ volatile("sub $128, %%rsp\n\tfrstor (%[image])\n\tsahf\n\tcall *%[stub]\n\tsetz %[z]\n\tsetp "
-                     "%[p]\n\tsetc %[c]\n\t"
+    __asm__ volatile("sub $128, %%rsp\n\tfrstor (%[image])\n\tsahf\n\tcall *%[stub]\n\tlahf\n\t"
                      "fnsave (%[image])\n\tadd $128, %%rsp"
-                     : [z] "=&r"(zf), [p] "=&r"(pf), [c] "=&r"(cf), "+D"(rdi), "+a"(rax)
+                     : "+D"(rdi), "+a"(rax)
                      : [stub] "r"(stub), [image] "r"(image)
                      : "memory", "cc", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
     image_in(f, image);
-    *flags = (uint32_t)cf | (uint32_t)pf << 2 | (uint32_t)zf << 6;
+    *flags = (uint32_t)(rax >> 8) & 0xd5;
 }
 
 /* Bytes of the memory operand of D8+i /reg; negative: written. 0: environments, dealt with apart. */
-static const int8_t operand_bytes[8][8] = {
+static const int operand_bytes[8][8] = {
     {4, 4, 4, 4, 4, 4, 4, 4},       {4, 0, -4, -4, 0, 2, 0, -2},     {4, 4, 4, 4, 4, 4, 4, 4},
     {4, -4, -4, -4, 0, 10, 0, -10}, {8, 8, 8, 8, 8, 8, 8, 8},        {8, -8, -8, -8, 0, 0, 0, -2},
     {2, 2, 2, 2, 2, 2, 2, 2},       {2, -2, -2, -2, 10, 8, -10, -8},
@@ -92,7 +90,7 @@ static void normalise(uint8_t image[IMAGE])
                      : "memory", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
 }
 
-static const struct soft_insn *environment(struct soft_cpu *c, const struct soft_insn *in, unsigned reg)
+static bool environment(struct soft_cpu *c, const struct soft_insn *in, unsigned reg)
 {
     bool whole = in->opcode == 0xdd, store = reg == 6;
     bool narrow = in->size == 2;
@@ -100,13 +98,13 @@ static const struct soft_insn *environment(struct soft_cpu *c, const struct soft
     uint8_t image[IMAGE], mem[IMAGE];
     uint64_t lin;
     if (!soft_ea(c, in, bytes, store ? SOFT_WRITE : SOFT_READ, &lin))
-        return soft_fault(c, in);
+        return false;
     if (!store) {
         if (!soft_probe(c, lin, bytes, SOFT_READ))
-            return soft_fault(c, in);
+            return false;
         for (unsigned i = 0; i < bytes; i++)
             if (!soft_ld8(c, lin + i, &mem[i]))
-                return soft_fault(c, in);
+                return false;
         image_out(&c->fpu, image);
         for (unsigned i = 0; i < 3; i++)
             fy_put32(image + 4 * i, fy_get16(mem + (narrow ? 2 : 4) * i) | 0xffff0000u);
@@ -121,7 +119,10 @@ static const struct soft_insn *environment(struct soft_cpu *c, const struct soft
         image_in(&c->fpu, image);
         c->fpu.fip = narrow ? fy_get16(mem + 6) : fy_get32(mem + 12);
         c->fpu.fdp = narrow ? fy_get16(mem + 10) : fy_get32(mem + 20);
-        SOFT_NEXT(c, in);
+        c->fpu.fop = narrow ? 0 : fy_get16(mem + 18) & 0x7ff;
+        c->fpu.fcs = fy_get16(mem + (narrow ? 8 : 16));
+        c->fpu.fds = fy_get16(mem + (narrow ? 12 : 24));
+        return true;
     }
     uint8_t host[IMAGE];
     image_out(&c->fpu, host);
@@ -135,28 +136,31 @@ static const struct soft_insn *environment(struct soft_cpu *c, const struct soft
     }
     if (narrow) {
         fy_put16(mem + 6, (uint16_t)c->fpu.fip);
+        fy_put16(mem + 8, c->fpu.fcs);
         fy_put16(mem + 10, (uint16_t)c->fpu.fdp);
+        fy_put16(mem + 12, c->fpu.fds);
     } else {
         fy_put32(mem + 12, (uint32_t)c->fpu.fip);
-        fy_put32(mem + 16, (uint32_t)c->fpu.fop << 16);
+        fy_put32(mem + 16, (uint32_t)c->fpu.fop << 16 | c->fpu.fcs);
         fy_put32(mem + 20, (uint32_t)c->fpu.fdp);
-        fy_put32(mem + 24, 0xffff0000u);
+        fy_put32(mem + 24, 0xffff0000u | c->fpu.fds);
     }
     memcpy(mem + env, host + 28, 80);
     if (!soft_probe(c, lin, bytes, SOFT_WRITE))
-        return soft_fault(c, in);
+        return false;
     for (unsigned i = 0; i < bytes; i++)
         if (!soft_st8(c, lin + i, mem[i]))
-            return soft_fault(c, in);
+            return false;
     if (whole)
         /* As FNINIT: the registers are empty, not zero. */
-        c->fpu.fcw = 0x37f, c->fpu.fsw = 0, c->fpu.ftw = 0, c->fpu.fop = 0, c->fpu.fip = 0, c->fpu.fdp = 0;
+        c->fpu.fcw = 0x37f, c->fpu.fsw = 0, c->fpu.ftw = 0, c->fpu.fop = 0, c->fpu.fip = 0, c->fpu.fdp = 0,
+        c->fpu.fcs = 0, c->fpu.fds = 0;
     else
-        c->fpu.fcw |= 0x3f;
-    SOFT_NEXT(c, in);
+        c->fpu.fcw |= 0x3f, c->fpu.fsw &= (uint16_t)~0x8080;
+    return true;
 }
 
-static const struct soft_insn *memory_form(struct soft_cpu *c, const struct soft_insn *in)
+static bool memory_form(struct soft_cpu *c, const struct soft_insn *in)
 {
     unsigned row = in->opcode - 0xd8u, reg = in->modrm >> 3 & 7;
     int bytes = operand_bytes[row & 7][reg];
@@ -167,30 +171,32 @@ static const struct soft_insn *memory_form(struct soft_cpu *c, const struct soft
     bool control = (row == 1 && reg >= 4) || (row == 5 && reg >= 4);
     bool waits = !(row == 1 && reg >= 6) && !(row == 5 && reg >= 6);
     if (!simd_x87_ok(c, waits))
-        return soft_fault(c, in);
+        return false;
     if (!bytes)
         return environment(c, in, reg);
     if (!soft_ea(c, in, n, bytes < 0 ? SOFT_WRITE : SOFT_READ, &lin) ||
         (bytes > 0 && !soft_ld(c, lin, n, buf)) || (bytes < 0 && !soft_probe(c, lin, n, SOFT_WRITE)))
-        return soft_fault(c, in);
+        return false;
     struct soft_fpu was = c->fpu;
     run(&c->fpu, soft_x87_memory + 4 * (row * 8 + reg), buf, &flags);
-    /* A store whose unmasked exception keeps it from storing leaves memory alone: that is when ES rose and
-     * TOP did not move. */
-    bool stored = bytes < 0 && (control || !(c->fpu.fsw & 0x80) || !(~c->fpu.fcw & c->fpu.fsw & 0x1));
+    /* A store whose unmasked exception (invalid, overflow, underflow) keeps it from storing leaves memory
+     * alone. */
+    bool stored = bytes < 0 && (control || !(~c->fpu.fcw & c->fpu.fsw & 0x19));
     if (stored && !soft_st(c, lin, n, buf)) {
         c->fpu = was;
-        return soft_fault(c, in);
+        return false;
     }
     if (!control) {
         c->fpu.fip = soft_rip(c, in);
-        c->fpu.fdp = lin;
+        c->fpu.fcs = c->seg[SOFT_CS].sel;
+        c->fpu.fdp = in->ea & SOFT_EA_SEG ? lin - c->seg[in->seg].base : lin;
+        c->fpu.fds = c->seg[in->seg].sel;
         c->fpu.fop = (uint16_t)((in->opcode & 7) << 8 | in->modrm);
     }
-    SOFT_NEXT(c, in);
+    return true;
 }
 
-SOFT_HANDLER(x87)
+SIMD_HANDLER(x87)
 {
     if (in->flags & SOFT_I_MEM)
         return memory_form(c, in);
@@ -198,29 +204,36 @@ SOFT_HANDLER(x87)
     bool fnstsw = in->opcode == 0xdf && in->modrm == 0xe0;
     bool control = fnstsw || (in->opcode == 0xdb && in->modrm >= 0xe0 && in->modrm <= 0xe4);
     if (!simd_x87_ok(c, !control))
-        return soft_fault(c, in);
+        return false;
     if (fnstsw) {
         c->gpr[SOFT_RAX] = (c->gpr[SOFT_RAX] & ~0xffffull) | c->fpu.fsw;
-        SOFT_NEXT(c, in);
+        return true;
     }
+    if (in->opcode == 0xdb && in->modrm == 0xe3) /* FNINIT: the rest is as FRSTOR and FNSAVE have it */
+        c->fpu.fip = c->fpu.fdp = c->fpu.fop = c->fpu.fcs = c->fpu.fds = 0;
     bool cmov = in->opcode == 0xda || (in->opcode == 0xdb && in->modrm < 0xe0);
     bool comi = (in->opcode == 0xdb || in->opcode == 0xdf) && in->modrm >= 0xe8 && in->modrm < 0xf8;
-    uint32_t flags = cmov ? soft_cc_get(&c->cc) : 0;
+    /* A comparison to flags clears SF and AF where it sets them at all: not on each processor when an
+     * unmasked exception comes of it. */
+    uint32_t flags = cmov ? soft_cc_get(&c->cc) : SOFT_FL_S | SOFT_FL_A;
     run(&c->fpu, soft_x87_registers + 4 * at, NULL, &flags);
-    if (comi && !(c->fpu.fsw & 0x80 && ~c->fpu.fcw & c->fpu.fsw & 1))
+    if (comi && !(flags & SOFT_FL_S))
         soft_cc_set(&c->cc, flags);
     if (!control) {
         c->fpu.fip = soft_rip(c, in);
+        c->fpu.fcs = c->seg[SOFT_CS].sel;
         c->fpu.fop = (uint16_t)((in->opcode & 7) << 8 | in->modrm);
     }
-    SOFT_NEXT(c, in);
+    return true;
 }
 
-SOFT_HANDLER(fwait)
+SIMD_HANDLER(fwait)
 {
     if ((c->cr0 & (SOFT_CR0_MP | SOFT_CR0_TS)) == (SOFT_CR0_MP | SOFT_CR0_TS))
-        return soft_raise(c, in, SOFT_NM);
-    if (simd_x87_pending(&c->fpu))
-        return soft_raise(c, in, SOFT_MF);
-    SOFT_NEXT(c, in);
+        soft_exc(c, SOFT_NM);
+    else if (simd_x87_pending(&c->fpu))
+        soft_exc(c, SOFT_MF);
+    else
+        return true;
+    return false;
 }
