@@ -353,6 +353,28 @@ def move(source, target, name, options=""):
     return report
 
 
+def at_work(console):
+    """The guest booted and its checker works."""
+    console.expect(rb"!init\r?\n", 180)
+    console.expect(rb"!filled \d+ pages", 180)
+
+
+def power_off(daemon, name, console):
+    """The power button reaches the guest's ACPI driver, and its power-off ends the guest."""
+    start = console.length()
+    daemon.vmctl(f"stop -w {name}")
+    console.expect(rb"!power-button", 10, start)
+    console.close()
+    if daemon.state(name) not in ("stopped", "off", None):
+        raise Failure(f"after its power-off {name} is {daemon.state(name)}")
+
+
+def doctor(daemon):
+    """Rows of `vmctl doctor` as {what: (state, words)}."""
+    return {m.group(1).strip(): (m.group(2), m.group(3))
+            for m in re.finditer(r"^(.+?)  *(yes|no|limited)  +(.*)$", daemon.vmctl("doctor").stdout, re.M)}
+
+
 def expect_error(daemon, code, words, args):
     """vmctl must fail with this exit code and say all of these words; what it said."""
     r = daemon.vmctl(args, check=False)
