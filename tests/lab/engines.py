@@ -86,7 +86,7 @@ def main():
         lab.model = os.environ.get("FERRY_LAB_MODEL") or best_model(lab)
         say("the guests are", lab.model)
         options = f"-m 128M --cpu-model {lab.model}"
-        lab.young = lab.beta.start("young", options + " -p 1 --engine soft", WORK + " loglevel=7 earlyprintk=ttyS0,115200")
+        lab.young = lab.beta.start("young", options + " -p 1 --engine soft", WORK + " loglevel=6 earlyprintk=ttyS0,115200")
         lab.ledger = Ledger(lab.alpha.start("g", options + f" -p {VCPUS} --engine kvm", WORK))
         pair(lab.alpha, lab.beta)
         checks = [from_soft_in_mid_boot, to_soft_and_back]
