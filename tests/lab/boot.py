@@ -3,36 +3,15 @@
 """One lab host: a stock Debian kernel boots under Ferry on kvm-amd, and its whole state travels between two daemons there."""
 import json
 import os
-import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "integration"))
 from sysguest import complaints, dialogue  # noqa: E402
 
-from lab import Console, Failure, Lab, Ledger, build_argument, move, pair, run_checks, say
+from lab import (Console, Failure, Lab, Ledger, at_work, build_argument, doctor, move, pair, power_off, run_checks,  # noqa: E402
+                 say)
 
 MOVE = "--max-downtime 5s --deadline 150s"
-
-
-def running(console):
-    console.expect(rb"!init\r?\n", 120)
-    console.expect(rb"!filled \d+ pages", 60)
-
-
-def power_off(daemon, name, console):
-    """The power button reaches the guest's ACPI driver, and its power-off ends the guest."""
-    start = console.length()
-    daemon.vmctl(f"stop -w {name}")
-    console.expect(rb"!power-button", 10, start)
-    console.close()
-    if daemon.state(name) not in ("stopped", "off", None):
-        raise Failure(f"after its power-off {name} is {daemon.state(name)}")
-
-
-def doctor(daemon):
-    """Rows of `vmctl doctor` as {what: (state, words)}."""
-    return {m.group(1).strip(): (m.group(2), m.group(3))
-            for m in re.finditer(r"^(.+?)  *(yes|no|limited)  +(.*)$", daemon.vmctl("doctor").stdout, re.M)}
 
 
 def what_the_host_can(lab):
@@ -49,7 +28,7 @@ def what_the_host_can(lab):
 def one_vcpu(lab):
     """Boot, show, a move of the whole state to another process and back, the power button."""
     console = lab.alpha.start("one", "-m 192M -p 1", "ferry.mem=8 ferry.rate=10")
-    running(console)
+    at_work(console)
     ledger = Ledger(console)
     say(ledger.verdict())
     show = lab.alpha.json("show one")[-1]
@@ -80,7 +59,7 @@ def dirty_rate(daemon, name, ledger, per_vcpu):
 
 def two_vcpus_and_reset(lab):
     console = lab.alpha.start("two", "-m 192M -p 2", "ferry.mem=32 ferry.rate=10")
-    running(console)
+    at_work(console)
     console.expect(rb"!start ledger cpus=2 ", 5)
     ledger = Ledger(console)
     say(ledger.verdict())
@@ -96,7 +75,7 @@ def two_vcpus_and_reset(lab):
 def dirty_ring_and_every_feature(lab):
     """The dirty ring, and the host's own model: AVX state and every feature that KVM offers travel."""
     console = lab.alpha.start("ring", "-m 192M -p 2 --dirty-ring --cpu-model host", "ferry.mem=32 ferry.rate=10")
-    running(console)
+    at_work(console)
     if lab.alpha.json("show ring")[-1]["dirty_ring"] < 1024:
         raise Failure("the guest has no dirty ring")
     ledger = Ledger(console)

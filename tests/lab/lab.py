@@ -130,7 +130,9 @@ class Host:
                    "-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-10.0.2.15:7",
                    "-device", "virtio-net-pci,netdev=n0,romfile="]
         for i, (path, server) in enumerate(links, 1):
-            command += ["-netdev", f"stream,id=n{i},server={'on' if server else 'off'},addr.type=unix,addr.path={path}",
+            # Whoever connects may be there before the one that listens.
+            side = "server=on" if server else "server=off,reconnect-ms=100"
+            command += ["-netdev", f"stream,id=n{i},{side},addr.type=unix,addr.path={path}",
                         "-device", f"virtio-net-pci,netdev=n{i},romfile=,mac=52:54:00:77:{number:02x}:{i:02x}"]
         with open(self.log + ".qemu", "wb") as err:
             self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
@@ -189,21 +191,21 @@ class Host:
             raise Failure(f"{self.name}: {command!r} ended with {r.returncode}: {r.stderr.strip()} {r.stdout[-300:].strip()}")
         return r
 
-    def daemon(self, name=None, port=4747):
+    def daemon(self, name=None, port=4747, options=""):
         """Start a ferryd and give it an identity; several on a host have names and ports of their own."""
-        return Daemon(self, name or self.name, port)
+        return Daemon(self, name or self.name, port, options)
 
 
 class Daemon:
     """One ferryd on a lab host, driven by vmctl there."""
 
-    def __init__(self, host, name, port):
+    def __init__(self, host, name, port, options):
         self.host = host
         self.name = name
         self.address = f"{host.address}:{port}"
         self.root = f"/run/{name}"
         host.run(f"mkdir -p {self.root} && FERRY_LOG=info setsid ferryd --root {self.root} --listen {self.address} --foreground "
-                 f">>{self.root}.log 2>&1 </dev/null & echo $! >{self.root}.pid")
+                 f"{options} >>{self.root}.log 2>&1 </dev/null & echo $! >{self.root}.pid")
         host.daemons.append(self)
         wait_for(f"{name}'s daemon", 60, self.answers, 0.2)
         self.vmctl(f"host init --name {name} --address {self.address}")
@@ -349,6 +351,28 @@ def move(source, target, name, options=""):
     if source.state(name) not in ("moved", None) or target.state(name) != "running":
         raise Failure(f"after the move: {source.state(name)} and {target.state(name)}")
     return report
+
+
+def at_work(console):
+    """The guest booted and its checker works."""
+    console.expect(rb"!init\r?\n", 180)
+    console.expect(rb"!filled \d+ pages", 180)
+
+
+def power_off(daemon, name, console):
+    """The power button reaches the guest's ACPI driver, and its power-off ends the guest."""
+    start = console.length()
+    daemon.vmctl(f"stop -w {name}")
+    console.expect(rb"!power-button", 10, start)
+    console.close()
+    if daemon.state(name) not in ("stopped", "off", None):
+        raise Failure(f"after its power-off {name} is {daemon.state(name)}")
+
+
+def doctor(daemon):
+    """Rows of `vmctl doctor` as {what: (state, words)}."""
+    return {m.group(1).strip(): (m.group(2), m.group(3))
+            for m in re.finditer(r"^(.+?)  *(yes|no|limited)  +(.*)$", daemon.vmctl("doctor").stdout, re.M)}
 
 
 def expect_error(daemon, code, words, args):

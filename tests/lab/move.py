@@ -11,7 +11,7 @@ import time
 
 from lab import Console, Failure, Lab, Ledger, build_argument, expect_error, move, pair, run_checks, say
 
-MOVES = int(os.environ.get("FERRY_LAB_MOVES", "4"))
+MOVES = int(os.environ.get("FERRY_LAB_MOVES", "2"))
 VCPUS = int(os.environ.get("FERRY_LAB_VCPUS", "2"))
 APART = float(os.environ.get("FERRY_LAB_APART", "15"))
 # What an emulated host reaches over TLS is about 10 MB/s: the budget is for that.

@@ -122,13 +122,14 @@ static void clock_resumed(struct fy_engine *en)
         soft_kvmclock_update(SOFT_VM(en)->cpus[i]);
 }
 
-/* What this CPU keeps of what KVM lists too, in the order of loading: the TSC deadline last. */
+/* What this CPU keeps of what travels from KVM too (kvm/msr.c says what stays and why), in the order of
+ * loading: the TSC deadline last. */
 static const struct {
     uint32_t first, count;
 } travelling[] = {
-    {0x11, 2},        {0x174, 3},       {0x17a, 2},       {0x1a0, 1}, {0x200, 16}, {0x250, 1},
-    {0x258, 2},       {0x268, 8},       {0x277, 1},       {0x2ff, 1}, {0x400, 40}, {0x4b564d00u, 2},
-    {0x4b564d03u, 1}, {0xc0000081u, 4}, {0xc0000102u, 2}, {0x6e0, 1},
+    {0x174, 3},       {0x17a, 2},       {0x1a0, 1},       {0x200, 16},      {0x250, 1},
+    {0x258, 2},       {0x268, 8},       {0x277, 1},       {0x2ff, 1},       {0x400, 40},
+    {0x4b564d01u, 1}, {0x4b564d03u, 1}, {0xc0000081u, 4}, {0xc0000102u, 2}, {0x6e0, 1},
 };
 
 static const uint32_t *msrs(struct fy_engine *en, size_t *count)
