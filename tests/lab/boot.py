@@ -103,8 +103,8 @@ def models(lab):
 
 
 def sysguest(lab):
-    """System behaviour, line by line. The emulation below is as lenient as it is without KVM, and after
-    PAE paging without long mode in a guest of its SVM that guest is lost, so the guest leaves these out."""
+    """System behaviour, line by line. The emulation below is as lenient as it is without KVM. PAE paging without long
+    mode ends in a triple fault here, why was not looked into, so the guest leaves it out."""
     lab.alpha.vmctl("start s -m 256M -p 2 -k /guest/sysguest.elf -a 'mild nopae' --engine kvm --debug-exit --paused")
     console = Console(lab.alpha, "s")
     lab.alpha.vmctl("unpause s")

@@ -181,9 +181,6 @@ static void protection(void)
     t3("ex.iopl3.cli", SNIP("cli\nsti\ncli"));
     in[S_FL] |= 0x3000;
     t3("ex.iopl3.out", SNIP("outb %%al, $0x80"));
-    /* the I/O bitmap: port 0x80 allowed, 0x81 not */
-    u8 *map = (u8 *)&tss64[0] + sizeof tss64[0];
-    (void)map;
     in[S_AX] = 0x202;
     start64(SNIP("pushq %%rax\npopfq\npushfq\npopq %%rbx"), CODE64U);
     show("ex.popf.ring3");

@@ -273,7 +273,7 @@ static uint32_t reg_read(struct soft_lapic *l, unsigned reg)
 static void write_lvt(struct soft_lapic *l, unsigned reg, uint32_t v)
 {
     static const uint32_t allowed[] = {[0] = 0x710ff,
-                                       /* L_TIMER */ [L_THERMAL - L_TIMER] = 0x117ff,
+                                       [L_THERMAL - L_TIMER] = 0x117ff,
                                        [L_PERF - L_TIMER] = 0x117ff,
                                        [L_LINT0 - L_TIMER] = 0x1f7ff,
                                        [L_LINT1 - L_TIMER] = 0x1f7ff,
