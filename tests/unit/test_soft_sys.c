@@ -582,6 +582,14 @@ static void control_checks(void **state)
     assert_int_equal(c->cr2, 7u << 21);
 }
 
+static void written_outside(void *arg, uint64_t offset, uint64_t len)
+{
+    const struct soft_cpu *c = arg;
+    (void)offset;
+    assert_true(len);
+    assert_int_equal(c->in_guest, 0);
+}
+
 static void msrs(void **state)
 {
     struct fix *f = *state;
@@ -639,6 +647,20 @@ static void msrs(void **state)
     soft_kvmclock_update(c);
     assert_int_equal(get(f, 0x7000, 4), 6);
     assert_int_equal(get(f, 0x701d, 1), 3);
+    /* Log-dirty's lock is for those outside of the guest: its holder waits for those inside. */
+    void (*written)(void *, uint64_t, uint64_t) = f->vm->gmem->written;
+    void *arg = f->vm->gmem->written_arg;
+    f->vm->gmem->written = written_outside;
+    f->vm->gmem->written_arg = c;
+    soft_enter_guest(c);
+    assert_true(soft_msr_write(c, 0x4b564d01u, 0x7001, false));
+    assert_true(soft_msr_write(c, 0x4b564d00u, 0x7040, false));
+    assert_true(soft_msr_write(c, 0x4b564d03u, 0x7081, false));
+    assert_int_equal(c->in_guest, 1);
+    soft_leave_guest(c);
+    f->vm->gmem->written = written;
+    f->vm->gmem->written_arg = arg;
+    assert_int_equal(get(f, 0x7000, 4), 8);
 }
 
 static void cpuids(void **state)

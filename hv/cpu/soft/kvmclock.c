@@ -44,9 +44,16 @@ static void scale(uint32_t khz, uint32_t *mul, int8_t *shift)
     *shift = (int8_t)(s - 31);
 }
 
+/* As a device does, outside of the guest: whoever clears the dirty log holds its lock, which a write takes,
+ * and waits for the vCPUs that are inside. */
 static void write_guest(struct soft_cpu *c, uint64_t gpa, const void *from, uint64_t n)
 {
+    bool inside = __atomic_load_n(&c->in_guest, __ATOMIC_RELAXED);
+    if (inside)
+        soft_leave_guest(c);
     fy_gmem_write(c->vm->gmem, gpa, from, n, NULL);
+    if (inside)
+        soft_enter_guest(c);
 }
 
 static uint32_t version_at(const struct soft_cpu *c, uint64_t gpa)
