@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Viewers of the console: stream sockets, output to all of them, input from all of them. A viewer that does
- * not read loses bytes; it never holds up the guest. */
+/* Viewers of the console: stream sockets, output to all of them, input from all of them. What a viewer does
+ * not read at once is kept for it, up to a limit; beyond that it loses bytes. It never holds up the guest. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 #include "hv/dev/chips.h"
 
 #define INPUT_CHUNK 4096
+#define BACKLOG_MAX (1u << 20)
+#define BACKLOG_FIRST 4096u
 
 static void viewer_close(struct fy_viewer *v)
 {
@@ -24,7 +27,9 @@ static void viewer_close(struct fy_viewer *v)
     fy_machine_console_unlock(s->m);
     s->viewer_count--;
     fy_watch_free(v->watch);
+    fy_watch_free(v->drain);
     fy_close(&v->sock);
+    free(v->backlog);
     free(v);
 }
 
@@ -63,10 +68,70 @@ void fy_server_console_room(struct fy_server *s)
         __atomic_store_n(&s->room_posted, false, __ATOMIC_SEQ_CST);
 }
 
+/* The socket has room again. A serial port's single bytes fill a socket's buffer quickly, each with a header
+ * of its own; what was kept goes in large pieces. */
+static void on_drain(int sock, unsigned ready, void *arg)
+{
+    (void)ready;
+    struct fy_viewer *v = arg;
+    struct fy_machine *m = v->s->m;
+    fy_machine_console_lock(m);
+    ssize_t n = send(sock, v->backlog, v->kept, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0) {
+        v->kept -= (size_t)n;
+        memmove(v->backlog, v->backlog + n, v->kept);
+    } else if (n < 0 && errno != EAGAIN && errno != EINTR) {
+        v->kept = 0; /* the reading side finds out that the viewer has gone */
+    }
+    bool done = v->kept == 0;
+    fy_machine_console_unlock(m);
+    if (done) {
+        fy_watch_free(v->drain);
+        v->drain = NULL;
+    }
+}
+
+static void on_backlog(void *arg)
+{
+    struct fy_server *s = arg;
+    __atomic_store_n(&s->backlog_posted, false, __ATOMIC_SEQ_CST);
+    fy_machine_console_lock(s->m);
+    for (struct fy_viewer *v = s->viewers; v; v = v->next)
+        if (v->kept && !v->drain)
+            v->drain = fy_watch_fd(s->loop, v->sock, FY_WRITE, on_drain, v, NULL);
+    fy_machine_console_unlock(s->m);
+}
+
+/* Keep bytes for a viewer, as many as the limit lets. The console lock is held. */
+static void keep(struct fy_viewer *v, const uint8_t *buf, size_t len)
+{
+    len = FY_MIN(len, BACKLOG_MAX - v->kept);
+    if (v->kept + len > v->room) {
+        size_t room = FY_MAX(v->room * 2, BACKLOG_FIRST);
+        while (room < v->kept + len)
+            room *= 2;
+        uint8_t *more = realloc(v->backlog, room);
+        if (!more)
+            return;
+        v->backlog = more;
+        v->room = room;
+    }
+    memcpy(v->backlog + v->kept, buf, len);
+    v->kept += len;
+    struct fy_server *s = v->s;
+    if (!__atomic_exchange_n(&s->backlog_posted, true, __ATOMIC_SEQ_CST) &&
+        fy_loop_post(s->loop, on_backlog, s, NULL) < 0)
+        __atomic_store_n(&s->backlog_posted, false, __ATOMIC_SEQ_CST);
+}
+
 void fy_server_console_out(struct fy_server *s, const uint8_t *buf, size_t len)
 {
-    for (struct fy_viewer *v = s->viewers; v; v = v->next)
-        (void)!send(v->sock, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    for (struct fy_viewer *v = s->viewers; v; v = v->next) {
+        ssize_t n = v->kept ? 0 : send(v->sock, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        size_t sent = n > 0 ? (size_t)n : 0;
+        if (sent < len)
+            keep(v, buf + sent, len - sent);
+    }
 }
 
 int fy_console_attach(struct fy_server *s, const Ferry__ConsoleAttachRequest *op, struct fy_answer *a,
@@ -84,10 +149,6 @@ int fy_console_attach(struct fy_server *s, const Ferry__ConsoleAttachRequest *op
         free(back);
         return fy_fail(e, FY_ERESOURCE, "no memory for a console viewer");
     }
-    /* Small sends cost far more than their bytes in a socket's buffer; 1 MiB holds a busy screenful and the
-     * scrollback. */
-    int size = 1 << 20;
-    setsockopt(sv[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
     v->s = s;
     v->sock = sv[0];
     v->watch = fy_watch_fd(s->loop, sv[0], FY_READ, on_input, v, e);
@@ -102,8 +163,9 @@ int fy_console_attach(struct fy_server *s, const Ferry__ConsoleAttachRequest *op
     fy_machine_console_lock(s->m);
     uint64_t after = op->scrollback ? op->after : UINT64_MAX;
     size_t n = fy_machine_scrollback(s->m, after, back, FY_CONSOLE_SCROLLBACK, &position);
-    if (n)
-        (void)!send(sv[0], back, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent = n ? send(sv[0], back, n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+    if (sent < (ssize_t)n)
+        keep(v, back + FY_MAX(sent, 0), n - (size_t)FY_MAX(sent, 0));
     v->next = s->viewers;
     s->viewers = v;
     fy_machine_console_unlock(s->m);

@@ -34,6 +34,10 @@ struct fy_viewer {
     struct fy_server *s;
     int sock;
     struct fy_watch *watch; /* NULL while the guest takes no input */
+    /* under the console lock: what it has not read yet */
+    uint8_t *backlog;
+    size_t kept, room;
+    struct fy_watch *drain; /* the main thread's: waits for room in the socket */
 };
 
 struct fy_server {
@@ -48,7 +52,7 @@ struct fy_server {
     uint8_t run_id[16];
     struct fy_viewer *viewers; /* changed on the main thread with the console lock held */
     unsigned viewer_count;
-    bool room_posted; /* atomic */
+    bool room_posted, backlog_posted; /* atomic */
     uint8_t in[FY_MSG_MAX], out[FY_MSG_MAX];
 };
 

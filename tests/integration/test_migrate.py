@@ -282,9 +282,27 @@ def console_survives_moves(pair):
         raise Failure("a console of a guest that was never here")
 
 
+def slow_viewer_loses_nothing(pair):
+    """A viewer that does not read for thousands of single bytes gets them all when it does."""
+    watcher = pair.start(pair.alpha, "g", "mem=16 mode=idle", "256M")
+    filled(watcher)
+    viewer = Viewer(pair.alpha, "g")
+    viewer.expect("out", b"!filled")
+    viewer.process.send_signal(signal.SIGSTOP)
+    seen = watcher.length()
+    wait_for("the guest to say much", 30, lambda: watcher.length() > seen + 5000)
+    viewer.process.send_signal(signal.SIGCONT)
+    pair.alpha.vmctl("pause", "g")
+    wait_for("the viewer to have it all", 10, lambda: len(viewer.text["out"]) >= watcher.length())
+    if viewer.text["out"] != watcher.text:
+        raise Failure(f"{len(viewer.text['out'])} bytes seen, {watcher.length()} said, or others")
+    watcher.close()
+    viewer.close()
+
+
 CHECKS = [there_and_back, pages_that_turn_zero, untouched_memory_is_not_moved, cancel_leaves_the_guest, deadline, plan_moves_nothing,
           paused_arrival, paused_guest, refusals, daemon_restarts, hypervisor_death_is_a_crash, debug_exit, dirty_rate,
-          console_survives_moves]
+          console_survives_moves, slow_viewer_loses_nothing]
 
 
 def main():
