@@ -198,6 +198,8 @@ static void tell_auto(struct fyd_client *c, const char *kvm, const char *end)
               "soft: this KVM emulates kernels, at %.1f million instructions a second (the software CPU does "
               "a hundred and more)",
               strtod(mips, NULL));
+    else if (!is_true(kvm, end, "ring0_complete"))
+        check(c, "engine auto", "yes", "soft: this KVM lacks instructions that kernels boot with");
     else
         check(c, "engine auto", "yes", "kvm: it runs kernels natively");
 }

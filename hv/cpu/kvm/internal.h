@@ -104,8 +104,9 @@ void fy_kvm_ring_harvest(struct fy_kvm *k);
 void fy_kvm_ring_free(struct fy_kvm *k);
 bool fy_kvm_vcpu_dirty(struct fy_engine *en, uint64_t *pages);
 
-/* ring0.c: measure, in millions of instructions a second; leaves the vCPU unfit for anything else. */
-int fy_kvm_ring0_mips(int kvm_fd, int vm, int vcpu, double *mips);
+/* ring0.c: measure ring 0, in millions of instructions a second, and whether it runs what kernels execute
+ * while they boot; -1: it runs nothing. Leaves the vCPU unfit for anything else. */
+int fy_kvm_ring0(int kvm_fd, int vm, int vcpu, double *mips, bool *complete);
 
 /* report.c */
 void fy_kvm_report(struct fy_kvm *k, unsigned vcpu, const char *why, char *report);

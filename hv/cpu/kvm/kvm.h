@@ -15,7 +15,8 @@ int fy_kvm_support(int kvm_fd, struct fy_cpu_support *out, struct fy_err *e);
 struct fy_engine *fy_kvm_engine_new(int kvm_fd, const struct fy_engine_config *config, struct fy_err *e);
 
 /* Whether this KVM is fit for ordinary kernels: it runs ring 0 natively (a few thousand instructions are
- * timed). Makes a VM of its own for the length of the call, some milliseconds. */
+ * timed), and what kernels execute there while they boot. Makes a VM of its own for the length of the call,
+ * some milliseconds. */
 bool fy_kvm_fit(int kvm_fd);
 
 /* One JSON object (no newline at its end) about this host's KVM into buf, for `vmctl doctor`. Makes a VM of

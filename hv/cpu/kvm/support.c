@@ -123,11 +123,12 @@ static void put_ring0(struct fy_text *j, int kvm_fd)
 {
     struct trial t;
     double mips;
+    bool complete;
     if (trial_open(kvm_fd, &t, NULL) < 0)
         return;
-    if (fy_kvm_ring0_mips(kvm_fd, t.vm, t.vcpu, &mips) == 0)
-        fy_text_put(j, "\"ring0_mips\":%.2f,\"ring0_emulated\":%s,", mips,
-                    mips < EMULATED_BELOW_MIPS ? "true" : "false");
+    if (fy_kvm_ring0(kvm_fd, t.vm, t.vcpu, &mips, &complete) == 0)
+        fy_text_put(j, "\"ring0_mips\":%.2f,\"ring0_emulated\":%s,\"ring0_complete\":%s,", mips,
+                    mips < EMULATED_BELOW_MIPS ? "true" : "false", complete ? "true" : "false");
     trial_close(&t);
 }
 
@@ -135,9 +136,11 @@ bool fy_kvm_fit(int kvm_fd)
 {
     struct trial t;
     double mips = 0;
+    bool complete = false;
     if (trial_open(kvm_fd, &t, NULL) < 0)
         return false;
-    bool fit = fy_kvm_ring0_mips(kvm_fd, t.vm, t.vcpu, &mips) == 0 && mips >= EMULATED_BELOW_MIPS;
+    bool fit =
+        fy_kvm_ring0(kvm_fd, t.vm, t.vcpu, &mips, &complete) == 0 && mips >= EMULATED_BELOW_MIPS && complete;
     trial_close(&t);
     return fit;
 }
