@@ -3,11 +3,9 @@
 #include "hv/cpu/soft/exec.h"
 #include "hv/cpu/soft/optable.h"
 
-/* Until it is written. */
-soft_fn soft_bind_simd(const struct soft_insn *in) __attribute__((weak));
-
 #define ROWS_MAX 8192
 
+/* No row of the table is without a handler today; its feature would not be offered. */
 static const struct soft_insn *unimplemented(struct soft_cpu *c, const struct soft_insn *in)
 {
     static bool warned[ROWS_MAX];
@@ -21,9 +19,7 @@ soft_fn soft_bind(const struct soft_insn *in)
 {
     const struct soft_row *row = &soft_rows[in->row];
     soft_fn fn = NULL;
-    if (row->flags & SOFT_R_SIMD)
-        fn = soft_bind_simd ? soft_bind_simd(in) : NULL;
-    else if (!(row->flags & SOFT_R_X87))
+    if (!(row->flags & (SOFT_R_SIMD | SOFT_R_X87)))
         fn = soft_bind_int(in);
     if (!fn)
         fn = row->handler;

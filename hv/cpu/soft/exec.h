@@ -98,7 +98,6 @@ static inline void soft_rep_count(struct soft_cpu *c, uint64_t iterations)
 soft_fn soft_bind(const struct soft_insn *in);
 /* Per class; NULL: no faster one than the row's handler. */
 soft_fn soft_bind_int(const struct soft_insn *in);
-soft_fn soft_bind_simd(const struct soft_insn *in);
 /* Before binding, with every fn NULL: may set fn of an instruction to a handler that does it and its
  * successor (the last of `n` has none). Returns how many it has fused. */
 unsigned soft_fuse_int(struct soft_insn *ins, unsigned n);
