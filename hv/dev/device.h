@@ -37,6 +37,12 @@ struct fy_dev_host {
     /* Instead of `loop` where guest time is not the host's: have fy_rtc_wake called when guest_ns has reached
      * `ns` (all ones: never). A later call replaces an earlier one. */
     void (*wake_at)(void *arg, uint64_t ns);
+    /* Optional: a message-signalled interrupt, as a write of `data` at `address` would be. */
+    void (*msi)(void *arg, uint64_t address, uint32_t data);
+    /* Optional: have a write to guest-physical `gpa` signal the eventfd without an exit (on), or no longer
+     * (off). false where the engine cannot: then the write comes through the bus. The machine's own business
+     * while it is built and at resets, else a vCPU's thread. */
+    bool (*doorbell)(void *arg, uint64_t gpa, int eventfd, bool on);
 };
 
 /* The device's side; the whole vtable of a chip. */
@@ -51,6 +57,11 @@ struct fy_dev_ops {
     /* Power-on state. vCPUs are parked. */
     void (*reset)(void *dev);
     void (*free)(void *dev);
+    /* Optional. The machine stops: on return, and until resume, the device touches no guest memory, disk or
+     * network, and raises no interrupt. vCPUs are parked. */
+    void (*pause)(void *dev);
+    /* Optional. vCPUs are about to run (again). */
+    void (*resume)(void *dev);
 };
 
 struct fy_device {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Addresses and lines of machine revision 1 that chips and ACPI tables share. */
+/* Addresses and lines of the machine revisions that chips and ACPI tables share. */
 #ifndef FERRY_DEV_PLATFORM_H
 #define FERRY_DEV_PLATFORM_H
 
@@ -15,6 +15,24 @@
 #define FY_RESET_VALUE 0x06
 #define FY_PORT_I8042_COMMAND 0x64
 #define FY_PORT_DEBUG_EXIT 0xf4
+/* from revision 2 on */
+#define FY_PORT_PCI_ADDRESS 0xcf8
+#define FY_PORT_PCI_DATA 0xcfc
+#define FY_ECAM_ADDRESS 0xfd000000u
+#define FY_ECAM_BUSES 16
+#define FY_PCI_WINDOW 0xc0000000u /* memory BARs: from here, or the end of RAM, to ECAM */
+#define FY_PCI_ASSIGN 0xf0000000u /* where BARs are put for a boot without firmware */
+#define FY_GSI_INTX 16            /* to 19 */
+/* PCI slots: a device's is a function of what it is, not of what else there is. 0 and 1 are the platform's.
+ */
+#define FY_SLOT_RNG 2
+#define FY_SLOT_BALLOON 3
+#define FY_SLOT_VSOCK 4
+#define FY_SLOT_CONSOLE 5
+#define FY_SLOT_DISK0 8
+#define FY_DISKS_MAX 12
+#define FY_SLOT_NIC0 20
+#define FY_NICS_MAX 12
 #define FY_LAPIC_ADDRESS 0xfee00000u
 #define FY_IOAPIC_ADDRESS 0xfec00000u
 

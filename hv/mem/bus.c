@@ -12,10 +12,14 @@ struct claim {
     void *dev;
 };
 
-/* Claims of one space, sorted by base. */
+#define EXACT_MAX 4
+
+/* Claims of one space, sorted by base; and those of single accesses. */
 struct space {
     struct claim *claims;
     size_t count, room;
+    struct claim exact[EXACT_MAX];
+    size_t exact_count;
 };
 
 struct fy_bus {
@@ -80,9 +84,26 @@ int fy_bus_add(struct fy_bus *bus, enum fy_space space, uint64_t base, uint64_t 
     return 0;
 }
 
+int fy_bus_add_exact(struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size,
+                     const struct fy_io_ops *ops, void *dev, struct fy_err *e)
+{
+    struct space *s = &bus->spaces[space];
+    for (size_t i = 0; i < s->exact_count; i++)
+        if (s->exact[i].base == addr && s->exact[i].len == size)
+            return fy_fail(e, FY_EEXISTS, "bus claim of %u bytes at 0x%llx is taken", size,
+                           (unsigned long long)addr);
+    if (s->exact_count == EXACT_MAX)
+        return fy_fail(e, FY_ERESOURCE, "no room for another exact bus claim");
+    s->exact[s->exact_count++] = (struct claim){addr, size, ops, dev};
+    return 0;
+}
+
 static const struct claim *lookup(const struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size)
 {
     const struct space *s = &bus->spaces[space];
+    for (size_t i = 0; i < s->exact_count; i++)
+        if (s->exact[i].base == addr && s->exact[i].len == size)
+            return &s->exact[i];
     size_t at = find(s, addr);
     if (at == s->count || addr < s->claims[at].base)
         return NULL;

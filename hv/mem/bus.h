@@ -24,6 +24,11 @@ void fy_bus_free(struct fy_bus *bus);
 int fy_bus_add(struct fy_bus *bus, enum fy_space space, uint64_t base, uint64_t len,
                const struct fy_io_ops *ops, void *dev, struct fy_err *e);
 
+/* Claim accesses of exactly `size` bytes at addr, also inside another claim, of which all other accesses stay
+ * (the PCI address register lies around the reset register). FY_EEXISTS when it is claimed so already. */
+int fy_bus_add_exact(struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size,
+                     const struct fy_io_ops *ops, void *dev, struct fy_err *e);
+
 /* An unclaimed read gives all ones, an unclaimed write does nothing. An access that crosses the end of a
  * claim is treated as unclaimed. Any thread. */
 uint64_t fy_bus_read(const struct fy_bus *bus, enum fy_space space, uint64_t addr, unsigned size);

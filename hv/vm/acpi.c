@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* ACPI tables of machine revision 1 (ACPI Specification 6.4, chapter 5). The DSDT is compiled from dsdt.asl;
- * everything that depends on the number of vCPUs is written here. */
+/* ACPI tables (ACPI Specification 6.4, chapter 5). The DSDT is compiled from dsdt.asl, the PCI bus of
+ * revision 2 from pci.asl; everything that depends on the number of vCPUs is written here. */
 #include <string.h>
 
 #include "hv/base/checked.h"
@@ -8,6 +8,7 @@
 #include "hv/vm/dsdt.hex"
 #include "hv/vm/load.h"
 #include "hv/vm/lowmem.h"
+#include "hv/vm/pci.hex"
 #include "proto/wire.h"
 
 #define OEM_ID "FERRY "
@@ -169,12 +170,27 @@ static long write_madt(struct area *a, unsigned vcpus, struct fy_err *e)
     return at;
 }
 
-static long write_dsdt(struct area *a, struct fy_err *e)
+/* A table that iasl has made. */
+static long write_aml(struct area *a, const unsigned char *aml, size_t len, struct fy_err *e)
 {
-    long at = take(a, sizeof dsdt_aml_code, e);
+    long at = take(a, len, e);
     if (at < 0)
         return -1;
-    memcpy(a->bytes + at, dsdt_aml_code, sizeof dsdt_aml_code);
+    memcpy(a->bytes + at, aml, len);
+    return at;
+}
+
+/* Where ECAM is (PCI Firmware Specification 3.2, section 4.1.2). */
+static long write_mcfg(struct area *a, struct fy_err *e)
+{
+    long at = take(a, SDT_HEADER + 8 + 16, e);
+    if (at < 0)
+        return -1;
+    uint8_t *t = a->bytes + at;
+    sdt_header(t, "MCFG", SDT_HEADER + 8 + 16, 1);
+    fy_put64(t + 44, FY_ECAM_ADDRESS);
+    t[55] = FY_ECAM_BUSES - 1;
+    sdt_finish(t);
     return at;
 }
 
@@ -219,27 +235,32 @@ static void write_rsdp(uint8_t *t, uint64_t xsdt)
     t[32] = checksum(t, 36);
 }
 
-int fy_acpi_write(struct fy_gmem *m, unsigned vcpus, uint64_t *rsdp, struct fy_err *e)
+int fy_acpi_write(struct fy_gmem *m, unsigned revision, unsigned vcpus, uint64_t *rsdp, struct fy_err *e)
 {
     if (!vcpus || vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "ACPI: %u vCPUs, must be 1 to %d", vcpus, FY_VCPUS_MAX);
     struct area a = {.used = 0};
+    bool pci = revision >= 2;
     long root = take(&a, 36, e);
     long facs = write_facs(&a, e);
-    long dsdt = write_dsdt(&a, e);
-    long ssdt = write_ssdt(&a, vcpus, e);
-    long madt = write_madt(&a, vcpus, e);
-    if (root < 0 || facs < 0 || dsdt < 0 || ssdt < 0 || madt < 0)
+    long dsdt = write_aml(&a, dsdt_aml_code, sizeof dsdt_aml_code, e);
+    long listed[5] = {0, write_madt(&a, vcpus, e), write_ssdt(&a, vcpus, e)};
+    size_t n = 3;
+    if (pci) {
+        listed[n++] = write_mcfg(&a, e);
+        listed[n++] = write_aml(&a, pci_aml_code, sizeof pci_aml_code, e);
+    }
+    if (root < 0 || facs < 0 || dsdt < 0)
         return -1;
-    long fadt = write_fadt(&a, gpa_of((size_t)facs), gpa_of((size_t)dsdt), e);
-    const long listed[] = {fadt, madt, ssdt};
-    size_t len = SDT_HEADER + 8 * FY_ARRAY_LEN(listed);
+    listed[0] = write_fadt(&a, gpa_of((size_t)facs), gpa_of((size_t)dsdt), e);
+    size_t len = SDT_HEADER + 8 * n;
     long xsdt = take(&a, len, e);
-    if (fadt < 0 || xsdt < 0)
-        return -1;
+    for (size_t i = 0; i < n; i++)
+        if (listed[i] < 0 || xsdt < 0)
+            return -1;
     uint8_t *t = a.bytes + xsdt;
     sdt_header(t, "XSDT", len, 1);
-    for (size_t i = 0; i < FY_ARRAY_LEN(listed); i++)
+    for (size_t i = 0; i < n; i++)
         fy_put64(t + SDT_HEADER + 8 * i, gpa_of((size_t)listed[i]));
     sdt_finish(t);
     write_rsdp(a.bytes + root, gpa_of((size_t)xsdt));

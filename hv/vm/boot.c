@@ -42,7 +42,7 @@ static int load(struct fy_machine *m, struct fy_boot *boot, struct fy_err *e)
     if (r == 0 && m->initrd_fd >= 0)
         r = map_image(m->initrd_fd, "initrd", &initrd, e);
     if (r == 0)
-        r = fy_acpi_write(m->gmem, m->vcpus, &rsdp, e);
+        r = fy_acpi_write(m->gmem, m->desc->revision, m->vcpus, &rsdp, e);
     struct fy_boot_images images = {
         .kernel = kernel.p,
         .kernel_len = kernel.len,
@@ -81,6 +81,8 @@ int fy_machine_boot(struct fy_machine *m, struct fy_err *e)
         .gdt_base = b.gdt_base,
         .gdt_limit = b.gdt_limit,
     };
+    if (m->pci)
+        fy_pci_assign(m->pci);
     for (unsigned i = 0; i < m->vcpus; i++)
         if (m->engine->ops->vcpu_reset(m->engine, i, i ? NULL : &cb, e) < 0)
             return -1;

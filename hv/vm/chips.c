@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "hv/base/clock.h"
+#include "hv/dev/platform.h"
 #include "hv/vm/internal.h"
 
 uint64_t fy_machine_guest_ns(struct fy_machine *m)
@@ -86,6 +87,55 @@ static void host_exit(void *arg, int status)
     fy_machine_request_end(arg, FY_END_EXIT, status, "ended by its debug exit port");
 }
 
+static void host_msi(void *arg, uint64_t address, uint32_t data)
+{
+    struct fy_machine *m = arg;
+    m->engine->ops->msi(m->engine, address, data);
+}
+
+static bool host_doorbell(void *arg, uint64_t gpa, int eventfd, bool on)
+{
+    struct fy_machine *m = arg;
+    return m->engine->ops->doorbell && m->engine->ops->doorbell(m->engine, gpa, eventfd, on);
+}
+
+/* The place for the next device; DEVICES_MAX holds all that a description can name. */
+static struct fy_device *next(struct fy_machine *m)
+{
+    return &m->devices[m->device_count];
+}
+
+/* What sits on the PCI bus. */
+static int make_pci(struct fy_machine *m, struct fy_err *e)
+{
+    if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
+        return -1;
+    m->device_count++;
+    m->io = fy_iothread_new("devices", e);
+    if (!m->io)
+        return -1;
+    if (m->desc->rng) {
+        if (fy_virtio_rng_new(m->pci, m->gmem, m->io, FY_SLOT_RNG, next(m), e) < 0)
+            return -1;
+        m->device_count++;
+    }
+    return 0;
+}
+
+void fy_machine_pause_devices(struct fy_machine *m)
+{
+    for (unsigned i = 0; i < m->device_count; i++)
+        if (m->devices[i].ops->pause)
+            m->devices[i].ops->pause(m->devices[i].dev);
+}
+
+void fy_machine_resume_devices(struct fy_machine *m)
+{
+    for (unsigned i = 0; i < m->device_count; i++)
+        if (m->devices[i].ops->resume)
+            m->devices[i].ops->resume(m->devices[i].dev);
+}
+
 int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
 {
     m->host = (struct fy_dev_host){
@@ -102,6 +152,8 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .running = host_running,
         .loop = m->engine->icount ? NULL : m->loop,
         .wake_at = m->engine->icount ? host_wake_at : NULL,
+        .msi = host_msi,
+        .doorbell = host_doorbell,
     };
     struct fy_device *d = m->devices;
     if (fy_console_new(&d[DEV_CONSOLE], e) < 0)
@@ -116,12 +168,12 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
     if (fy_pm_new(m->bus, &m->host, &d[DEV_PM], e) < 0)
         return -1;
     m->device_count++;
-    if (!m->desc->debug_exit)
-        return 0;
-    if (fy_debug_exit_new(m->bus, &m->host, &d[DEV_DEBUG_EXIT], e) < 0)
-        return -1;
-    m->device_count++;
-    return 0;
+    if (m->desc->debug_exit) {
+        if (fy_debug_exit_new(m->bus, &m->host, next(m), e) < 0)
+            return -1;
+        m->device_count++;
+    }
+    return m->desc->revision >= 2 ? make_pci(m, e) : 0;
 }
 
 struct fy_device *fy_machine_device(struct fy_machine *m, const char *id)

@@ -6,9 +6,12 @@
 
 #include "hv/cpu/cpu.h"
 #include "hv/dev/chips.h"
+#include "hv/dev/virtio_devices.h"
 #include "hv/vm/machine.h"
 
-enum { DEV_CONSOLE, DEV_SERIAL, DEV_RTC, DEV_PM, DEV_DEBUG_EXIT, DEV_MAX };
+/* The chips that every machine has, by their place in `devices`; the others follow. */
+enum { DEV_CONSOLE, DEV_SERIAL, DEV_RTC, DEV_PM, DEV_FIXED };
+#define DEVICES_MAX 40
 
 struct fy_vcpu_thread {
     struct fy_machine *m;
@@ -24,9 +27,11 @@ struct fy_machine {
     struct fy_bus *bus;
     struct fy_engine *engine;
     struct fy_logdirty *logdirty;
-    struct fy_device devices[DEV_MAX];
+    struct fy_device devices[DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
+    struct fy_pci *pci;     /* NULL: revision 1 */
+    struct fy_iothread *io; /* of the devices that have little to do */
     struct fy_loop *loop;
     int kernel_fd, initrd_fd;
     int runlog_fd;
@@ -71,6 +76,9 @@ void fy_machine_request_end(struct fy_machine *m, enum fy_end end, int status, c
 
 /* chips.c */
 int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e);
+/* Devices stop and go on, in that order around a pause of the vCPUs. */
+void fy_machine_pause_devices(struct fy_machine *m);
+void fy_machine_resume_devices(struct fy_machine *m);
 int fy_machine_list_devices(Ferry__Machine *desc, const struct fy_device *devices, unsigned count,
                             struct fy_err *e);
 struct fy_device *fy_machine_device(struct fy_machine *m, const char *id);

@@ -46,8 +46,9 @@ struct fy_ram_range {
 };
 size_t fy_memory_map(const struct fy_gmem *m, struct fy_ram_range *out, size_t room);
 
-/* Write the ACPI tables (RSDP, XSDT, FADT, FACS, MADT, DSDT, SSDT) for `vcpus` into the reserved area below
- * 1 MiB and return the RSDP's address in *rsdp. */
-int fy_acpi_write(struct fy_gmem *m, unsigned vcpus, uint64_t *rsdp, struct fy_err *e);
+/* Write the ACPI tables (RSDP, XSDT, FADT, FACS, MADT, DSDT, SSDT; from revision 2 on MCFG and the PCI bus)
+ * of a machine `revision` with `vcpus` into the reserved area below 1 MiB and return the RSDP's address in
+ * *rsdp. */
+int fy_acpi_write(struct fy_gmem *m, unsigned revision, unsigned vcpus, uint64_t *rsdp, struct fy_err *e);
 
 #endif

@@ -28,34 +28,47 @@ static Ferry__Machine *copy_desc(const Ferry__Machine *d)
     return copy;
 }
 
-/* The devices that a machine of this revision has; made once without a machine, to have the list in one place
- * only. */
-struct expected {
-    const char *id;
-    bool debug_exit_only;
-};
-static const struct expected expected[] = {
-    {"console", false}, {"serial0", false}, {"rtc", false}, {"pm", false}, {"debug-exit", true},
-};
+/* Does a machine of this description have a device of this name? */
+static bool expects(const Ferry__Machine *d, const char *id)
+{
+    const struct {
+        const char *id;
+        bool here;
+    } all[] = {
+        {"console", true},
+        {"serial0", true},
+        {"rtc", true},
+        {"pm", true},
+        {"debug-exit", d->debug_exit},
+        {"pci", d->revision >= 2},
+        {"rng", d->rng},
+    };
+    for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
+        if (!strcmp(id, all[i].id))
+            return all[i].here;
+    return false;
+}
 
 static void check_devices(const Ferry__Machine *d, struct fy_err *why)
 {
-    for (size_t i = 0; i < d->n_devices; i++) {
-        bool known = false;
-        for (size_t k = 0; k < FY_ARRAY_LEN(expected); k++)
-            known |=
-                !strcmp(d->devices[i]->id, expected[k].id) && (!expected[k].debug_exit_only || d->debug_exit);
-        if (!known)
+    for (size_t i = 0; i < d->n_devices; i++)
+        if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    }
+    if (d->rng && d->revision < 2)
+        fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for an entropy device",
+                      d->revision);
+    if (d->rng && d->icount_ns)
+        fy_reason_add(
+            why, FY_EREFUSED,
+            "icount runs are repeatable, an entropy device's bytes are not: start it without --rng");
 }
 
 int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, struct fy_err *e)
 {
     struct fy_err why = {.code = 0}, cpu;
-    if (d->revision != FY_MACHINE_REVISION)
-        fy_reason_add(&why, FY_EREFUSED, "machine revision %u is not known here (this build has %u)",
+    if (!d->revision || d->revision > FY_MACHINE_REVISION)
+        fy_reason_add(&why, FY_EREFUSED, "machine revision %u is not known here (this build has 1 to %u)",
                       d->revision, FY_MACHINE_REVISION);
     if (d->uuid.len != 16)
         fy_reason_add(&why, FY_EREFUSED, "the guest's UUID has %zu bytes instead of 16", d->uuid.len);
@@ -258,6 +271,7 @@ void fy_machine_free(struct fy_machine *m)
     fy_logdirty_free(m->logdirty);
     for (unsigned i = m->device_count; i-- > 0;)
         m->devices[i].ops->free(m->devices[i].dev);
+    fy_iothread_free(m->io);
     if (m->engine)
         m->engine->ops->free(m->engine);
     fy_bus_free(m->bus);

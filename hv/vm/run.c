@@ -210,6 +210,7 @@ int fy_machine_run(struct fy_machine *m, const uint8_t *handover_id, bool must_l
     m->running_since = now;
     m->engine->ops->clock_resumed(m->engine);
     __atomic_store_n(&m->clock_frozen, false, __ATOMIC_RELEASE);
+    fy_machine_resume_devices(m);
     pthread_mutex_lock(&m->lock);
     if (m->end == FY_END_NONE) {
         m->run = true;
@@ -235,6 +236,7 @@ uint64_t fy_machine_pause(struct fy_machine *m)
     while (m->parked_count < m->vcpus)
         pthread_cond_wait(&m->parked, &m->lock);
     pthread_mutex_unlock(&m->lock);
+    fy_machine_pause_devices(m);
     uint64_t now = fy_now_ns();
     __atomic_store_n(&m->clock_frozen_ns, now + (uint64_t)m->clock_offset, __ATOMIC_RELAXED);
     __atomic_store_n(&m->clock_frozen, true, __ATOMIC_RELEASE);

@@ -69,7 +69,7 @@ static void check_tables(unsigned vcpus)
 {
     uint64_t rsdp = 0;
     struct fy_err e = {0};
-    if (fy_acpi_write(m, vcpus, &rsdp, &e))
+    if (fy_acpi_write(m, 1, vcpus, &rsdp, &e))
         fail_msg("%s", e.text);
     const uint8_t *r = fy_gmem_at(m, rsdp, 36);
     assert_true(rsdp >= 0xe0000 && rsdp < 0x100000 && rsdp % 16 == 0);
@@ -115,8 +115,8 @@ static void tables(void **state)
     check_tables(2);
     check_tables(64);
     uint64_t rsdp;
-    assert_int_equal(fy_acpi_write(m, 0, &rsdp, NULL), -1);
-    assert_int_equal(fy_acpi_write(m, 65, &rsdp, NULL), -1);
+    assert_int_equal(fy_acpi_write(m, 1, 0, &rsdp, NULL), -1);
+    assert_int_equal(fy_acpi_write(m, 1, 65, &rsdp, NULL), -1);
 }
 
 /* A second opinion: the disassembler reads every table and finds what we meant. */
@@ -136,7 +136,7 @@ static void disassembles(void **state)
     char dir[] = "/tmp/ferry-acpi-XXXXXX";
     assert_non_null(mkdtemp(dir));
     uint64_t rsdp;
-    assert_int_equal(fy_acpi_write(m, 64, &rsdp, NULL), 0);
+    assert_int_equal(fy_acpi_write(m, 1, 64, &rsdp, NULL), 0);
     int bad = 0;
     for (size_t i = 0; i < sizeof expect / sizeof expect[0]; i++) {
         const uint8_t *t =

@@ -87,6 +87,8 @@ int fy_kvm_chips_load(struct fy_engine *en, const Ferry__IrqChips *chips, const 
                       struct fy_err *e);
 int fy_kvm_chips_reset(struct fy_engine *en, struct fy_err *e);
 void fy_kvm_irq(struct fy_engine *en, unsigned gsi, bool level);
+void fy_kvm_msi(struct fy_engine *en, uint64_t address, uint32_t data);
+bool fy_kvm_doorbell(struct fy_engine *en, uint64_t gpa, int eventfd, bool on);
 
 /* clock.c */
 bool fy_kvm_tsc_can_offset(int vcpu_fd);

@@ -209,3 +209,22 @@ void fy_kvm_irq(struct fy_engine *en, unsigned gsi, bool level)
     if (ioctl(FY_KVM(en)->vm_fd, KVM_IRQ_LINE, &l) < 0)
         fy_warn("KVM refuses interrupt line %u", gsi);
 }
+
+void fy_kvm_msi(struct fy_engine *en, uint64_t address, uint32_t data)
+{
+    struct kvm_msi m = {
+        .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data};
+    /* 0 or an error: no CPU takes it, which is the guest's own doing. */
+    ioctl(FY_KVM(en)->vm_fd, KVM_SIGNAL_MSI, &m);
+}
+
+bool fy_kvm_doorbell(struct fy_engine *en, uint64_t gpa, int eventfd, bool on)
+{
+    struct fy_kvm *k = FY_KVM(en);
+    /* Without a length: any write; else those of 16 bits, which is what drivers do. */
+    struct kvm_ioeventfd f = {.addr = gpa,
+                              .len = fy_kvm_cap(k->vm_fd, KVM_CAP_IOEVENTFD_ANY_LENGTH) ? 0 : 2,
+                              .fd = eventfd,
+                              .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
+    return ioctl(k->vm_fd, KVM_IOEVENTFD, &f) == 0;
+}

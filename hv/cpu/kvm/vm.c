@@ -135,6 +135,8 @@ static const struct fy_engine_ops ops = {
     .clock_resumed = fy_kvm_clock_resumed,
     .msrs = kvm_msrs,
     .irq = fy_kvm_irq,
+    .msi = fy_kvm_msi,
+    .doorbell = fy_kvm_doorbell,
     .dirty = &fy_kvm_dirty_ops,
     .vcpu_dirty = fy_kvm_vcpu_dirty,
 };

@@ -35,6 +35,9 @@ int soft_irq_ack(struct soft_cpu *c);
 /* A line into the chips (GSI 0..15 to PIC and IOAPIC, 16..23 IOAPIC). */
 void soft_chips_irq(struct soft_chips *ch, unsigned gsi, bool level);
 
+/* A message-signalled interrupt: address and data as in Intel SDM volume 3, 11.11. */
+void soft_chips_msi(struct soft_chips *ch, uint64_t address, uint32_t data);
+
 /* INIT and SIPI reach a vCPU as requests: cpu->requests |= SOFT_REQ_INIT or SOFT_REQ_SIPI (sipi_vector set),
  * then a kick. */
 

@@ -156,6 +156,11 @@ static void irq(struct fy_engine *en, unsigned gsi, bool level)
     soft_chips_irq(SOFT_VM(en)->chips, gsi, level);
 }
 
+static void msi(struct fy_engine *en, uint64_t address, uint32_t data)
+{
+    soft_chips_msi(SOFT_VM(en)->chips, address, data);
+}
+
 static bool vcpu_dirty(struct fy_engine *en, uint64_t *pages)
 {
     for (unsigned i = 0; i < SOFT_VM(en)->vcpus; i++)
@@ -182,6 +187,7 @@ static const struct fy_engine_ops soft_ops = {
     .clock_resumed = clock_resumed,
     .msrs = msrs,
     .irq = irq,
+    .msi = msi,
     .dirty = &soft_dirty_ops,
     .vcpu_dirty = vcpu_dirty,
 };

@@ -25,6 +25,16 @@ void soft_chips_irq(struct soft_chips *ch, unsigned gsi, bool level)
     pthread_mutex_unlock(&ch->lock);
 }
 
+void soft_chips_msi(struct soft_chips *ch, uint64_t address, uint32_t data)
+{
+    if ((address & ~0xfffffull) != 0xfee00000u)
+        return; /* no CPU listens there */
+    pthread_mutex_lock(&ch->lock);
+    lapic_message(ch, NULL, address >> 12 & 0xff, address >> 2 & 1, 0, data >> 8 & 7, (uint8_t)data, false,
+                  true);
+    pthread_mutex_unlock(&ch->lock);
+}
+
 /* --- timers --- */
 
 uint64_t chips_due(const struct soft_chips *ch)
