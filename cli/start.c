@@ -9,7 +9,16 @@
 #include "cli/cli.h"
 #include "hv/base/io.h"
 
-enum { OPT_MODEL = 256, OPT_ENGINE, OPT_PREALLOC, OPT_HUGE, OPT_DEBUG_EXIT, OPT_RING, OPT_PAUSED, OPT_NO_RNG };
+enum {
+    OPT_MODEL = 256,
+    OPT_ENGINE,
+    OPT_PREALLOC,
+    OPT_HUGE,
+    OPT_DEBUG_EXIT,
+    OPT_RING,
+    OPT_PAUSED,
+    OPT_NO_RNG
+};
 
 static const struct option longs[] = {
     {"console", no_argument, NULL, 'c'},

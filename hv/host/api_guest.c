@@ -160,6 +160,7 @@ static void fill_machine(struct start *s)
     m->icount_ns = s->engine.icount_ns;
     m->icount_seed = s->engine.icount_seed;
     m->rng = !op->no_rng && !m->icount_ns;
+    m->balloon = !m->icount_ns;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
 }
