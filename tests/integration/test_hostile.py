@@ -50,6 +50,7 @@ def attack(pair, engine, seconds, seed):
         source.vmctl("migrate", "g", target.name, "--max-downtime", "5s")
         moves += 1
         source, target = target, source
+        ferry.wait_for("the end of the target's job", 10, lambda: not source.guest("g").get("job"))
         console.close()
         console = source.console("g", scrollback=False)
         console.expect(STEP, 120)
