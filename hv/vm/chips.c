@@ -111,11 +111,9 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
-    m->io = fy_iothread_new("devices", e);
-    if (!m->io)
-        return -1;
     if (m->desc->rng) {
-        if (fy_virtio_rng_new(m->pci, m->gmem, m->io, FY_SLOT_RNG, next(m), e) < 0)
+        m->io = fy_iothread_new("devices", e);
+        if (!m->io || fy_virtio_rng_new(m->pci, m->gmem, m->io, FY_SLOT_RNG, next(m), e) < 0)
             return -1;
         m->device_count++;
     }
