@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "hv/backend/file_internal.h"
 #include "hv/base/checked.h"
@@ -96,6 +98,12 @@ static void uring_free(struct fy_file_engine *g)
 static const struct fy_file_engine_ops uring_ops = {
     .name = "io_uring", .start = uring_start, .kick = uring_kick, .reap = uring_reap, .free = uring_free};
 
+/* liburing 2.3's shared library does not export its calls for these two. */
+static int ring_register(const struct uring *u, unsigned what, const void *arg, unsigned n)
+{
+    return syscall(SYS_io_uring_register, u->ring.ring_fd, what, arg, n) < 0 ? -errno : 0;
+}
+
 static int restrict_ring(struct uring *u, int fd)
 {
     static const uint8_t ops[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
@@ -112,8 +120,8 @@ static int restrict_ring(struct uring *u, int fd)
     if (r == 0)
         r = io_uring_register_eventfd(&u->ring, u->event_fd);
     if (r == 0)
-        r = io_uring_register_restrictions(&u->ring, res, n);
-    return r < 0 ? r : io_uring_enable_rings(&u->ring);
+        r = ring_register(u, IORING_REGISTER_RESTRICTIONS, res, n);
+    return r < 0 ? r : ring_register(u, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
 struct fy_file_engine *fy_file_uring_new(int fd, int event_fd, struct fy_err *e)

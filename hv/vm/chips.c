@@ -111,9 +111,21 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
+    m->gate = fy_gate_new(e);
+    if (!m->gate || fy_machine_make_disks(m, e) < 0)
+        return -1;
+    if (!m->desc->rng && !m->desc->balloon)
+        return 0;
+    m->io = fy_iothread_new("devices", e);
+    if (!m->io)
+        return -1;
     if (m->desc->rng) {
-        m->io = fy_iothread_new("devices", e);
-        if (!m->io || fy_virtio_rng_new(m->pci, m->gmem, m->io, FY_SLOT_RNG, next(m), e) < 0)
+        if (fy_virtio_rng_new(m->pci, m->gmem, m->io, FY_SLOT_RNG, next(m), e) < 0)
+            return -1;
+        m->device_count++;
+    }
+    if (m->desc->balloon) {
+        if (fy_virtio_balloon_new(m->pci, m->gmem, m->io, FY_SLOT_BALLOON, &m->balloon, next(m), e) < 0)
             return -1;
         m->device_count++;
     }
@@ -230,4 +242,9 @@ size_t fy_machine_console_room(struct fy_machine *m)
 void fy_machine_power_button(struct fy_machine *m)
 {
     fy_pm_power_button(&m->devices[DEV_PM]);
+}
+
+struct fy_virtio *fy_machine_balloon(struct fy_machine *m)
+{
+    return m->balloon;
 }
