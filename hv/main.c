@@ -18,6 +18,7 @@
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+#include "hv/sandbox/sandbox.h"
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
@@ -38,6 +39,7 @@ struct hv {
     struct fy_life life;
     struct fy_server *server;
     uint8_t run_id[16];
+    uint32_t layers; /* of isolation */
 };
 
 static const char usage[] =
@@ -254,12 +256,24 @@ static void on_reached(void *arg)
         fy_server_reached(h->server);
 }
 
+/* A user for each guest, outside of what systems give to people, services and containers: from its UUID. */
+static uid_t guest_user(const Ferry__Machine *desc)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < 3 && i < desc->uuid.len; i++)
+        n = n << 8 | desc->uuid.data[i];
+    return 0x66000000u | n;
+}
+
 static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)
 {
     Ferry__Machine *desc = prepare(o, e);
     if (!desc)
         return -1;
-    h->loop = fy_loop_new(e);
+    /* Before there are threads, and before a byte that a guest or a peer has made is looked at. */
+    const struct fy_sandbox_wants wants = {.uid = guest_user(desc)};
+    if (fy_sandbox_process(&wants, &h->layers, e) == 0)
+        h->loop = fy_loop_new(e);
     if (h->loop) {
         struct fy_machine_config c = {
             .desc = desc,
@@ -292,6 +306,9 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
         return -1;
     h->life.changed = fy_server_changed;
     h->life.arg = h->server;
+    char layers[FY_SANDBOX_TEXT];
+    h->layers |= fy_sandbox_thread(FY_SANDBOX_MAIN);
+    fy_server_set_isolation(h->server, fy_sandbox_text(h->layers, layers));
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "hv/backend/file_internal.h"
+#include "hv/sandbox/sandbox.h"
 
 #define THREADS 4
 #define STACK_BYTES (128u << 10)
@@ -79,6 +80,7 @@ static int64_t carry_out(const struct threads *t, const struct fy_file_step *s)
 static void *thread_main(void *arg)
 {
     struct threads *t = arg;
+    fy_sandbox_thread(FY_SANDBOX_IO);
     pthread_mutex_lock(&t->lock);
     while (!t->quit) {
         struct job *j = pop(&t->todo);

@@ -132,6 +132,7 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.exit_status = g->exit_status;
     a.job = g->job ? g->job->id_text : a.job;
     a.engine = g->engine;
+    a.isolation = g->isolation;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
     r.kind_case = FERRY__API_REPLY__KIND_GUEST;
