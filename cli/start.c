@@ -2,11 +2,13 @@
 /* vmctl start */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/args.h"
 #include "cli/cli.h"
+#include "cli/disk.h"
 #include "hv/base/io.h"
 
 enum {
@@ -27,6 +29,7 @@ static const struct option longs[] = {
     {"kernel", required_argument, NULL, 'k'},
     {"initrd", required_argument, NULL, 'r'},
     {"append", required_argument, NULL, 'a'},
+    {"disk", required_argument, NULL, 'd'},
     {"cpu-model", required_argument, NULL, OPT_MODEL},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"prealloc", no_argument, NULL, OPT_PREALLOC},
@@ -42,7 +45,21 @@ struct start {
     Ferry__ApiStart op;
     const char *kernel, *initrd;
     bool console;
+    Ferry__Disk disks[CLI_DISKS_MAX], *disk_list[CLI_DISKS_MAX];
+    char *texts[CLI_DISKS_MAX];
 };
+
+static int add_disk(struct cli *c, struct start *s)
+{
+    struct fy_err e;
+    size_t n = s->op.n_disks;
+    if (n == CLI_DISKS_MAX)
+        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", CLI_DISKS_MAX);
+    s->op.disks = s->disk_list;
+    s->disk_list[n] = &s->disks[n];
+    s->op.n_disks++;
+    return cli_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
+}
 
 static int option(struct cli *c, struct start *s, int o)
 {
@@ -70,6 +87,8 @@ static int option(struct cli *c, struct start *s, int o)
     case 'a':
         s->op.cmdline = optarg;
         break;
+    case 'd':
+        return add_disk(c, s);
     case OPT_MODEL:
         s->op.cpu_model = optarg;
         break;
@@ -123,34 +142,42 @@ static int open_image(struct cli *c, const char *path, int *fd)
     return 0;
 }
 
-int verb_start(struct cli *c)
+static int start(struct cli *c, struct start *s)
 {
-    struct start s = {.op = FERRY__API_START__INIT};
     int code = 0, o;
-    while ((o = cli_option(c, "cm:p:k:r:a:", longs, &code)) != -1) {
+    while ((o = cli_option(c, "cm:p:k:r:a:d:", longs, &code)) != -1) {
         if (o == -2)
             return code;
-        if ((code = option(c, &s, o)) != 0)
+        if ((code = option(c, s, o)) != 0)
             return code;
     }
     if ((code = cli_operands(c, 1, "NAME -k KERNEL [options]")) != 0)
         return code;
-    if (!s.kernel)
+    if (!s->kernel)
         return cli_fail(c, FY_EUSAGE, "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage)");
     int fds[2] = {-1, -1};
-    s.op.name = (char *)(uintptr_t)c->name;
-    s.op.has_initrd = s.initrd != NULL;
+    s->op.name = (char *)(uintptr_t)c->name;
+    s->op.has_initrd = s->initrd != NULL;
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
     req.op_case = FERRY__API_REQUEST__OP_START;
-    req.start = &s.op;
+    req.start = &s->op;
     struct cli_request r = {
-        .req = &req, .fds = fds, .nfds = s.initrd ? 2 : 1, .on_reply = on_reply, .arg = c};
-    code = open_image(c, s.kernel, &fds[0]);
-    if (code == 0 && s.initrd)
-        code = open_image(c, s.initrd, &fds[1]);
+        .req = &req, .fds = fds, .nfds = s->initrd ? 2 : 1, .on_reply = on_reply, .arg = c};
+    code = open_image(c, s->kernel, &fds[0]);
+    if (code == 0 && s->initrd)
+        code = open_image(c, s->initrd, &fds[1]);
     if (code == 0)
         code = cli_call(c, &r);
     fy_close(&fds[0]);
     fy_close(&fds[1]);
-    return code == 0 && s.console ? cli_console(c, c->name) : code;
+    return code == 0 && s->console ? cli_console(c, c->name) : code;
+}
+
+int verb_start(struct cli *c)
+{
+    struct start s = {.op = FERRY__API_START__INIT};
+    int code = start(c, &s);
+    for (size_t i = 0; i < s.op.n_disks; i++)
+        free(s.texts[i]);
+    return code;
 }

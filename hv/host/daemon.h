@@ -160,10 +160,16 @@ struct fyd_job {
     int console_fd;                    /* the viewer's end, until then; -1 */
 };
 
+#define FYD_DISKS_MAX 12
+#define FYD_DISK_FOLDERS_MAX 8
+#define FYD_DEFAULT_DISKS "/var/lib/ferry/images"
+
 struct fyd {
     struct fy_loop *loop;
     char root[PATH_MAX];
     char libexec[PATH_MAX];
+    const char *disk_folders[FYD_DISK_FOLDERS_MAX]; /* the caller's */
+    unsigned disk_folder_count;
     char engine[8]; /* for incoming guests; "": as their descriptions say */
     char listen[FYD_ADDRESS_MAX];
     int rootfd;
@@ -198,7 +204,10 @@ struct fyd_options {
     const char *root;
     const char *listen;
     const char *libexec; /* NULL: next to ferryd */
-    const char *engine;  /* for incoming guests; NULL or "auto": as the description says */
+    /* Folders that incoming guests' disks may be in; none: the default one. They outlive the daemon. */
+    const char *disk_folders[FYD_DISK_FOLDERS_MAX];
+    unsigned disk_folder_count;
+    const char *engine; /* for incoming guests; NULL or "auto": as the description says */
 };
 /* Open the root, read the inventory, find guests again, listen. NULL with the cause. */
 struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct fy_err *e);
@@ -214,6 +223,7 @@ void fyd_copy(char *out, size_t room, const char *text);
 struct fyd_launch {
     const Ferry__Machine *machine;
     int kernel_fd, initrd_fd; /* -1: none; stay the caller's */
+    const int *disk_fds;      /* of machine->disks, stay the caller's; NULL: none, or incoming */
     bool incoming, paused;
 };
 const char *fyd_gstate_name(enum fyd_gstate s);

@@ -18,7 +18,7 @@ ROOMS = {
     "hv/cpu/kvm": ["hv/base", "hv/mem", "hv/cpu", "proto"],
     "hv/cpu/soft": ["hv/base", "hv/mem", "hv/cpu", "hv/sandbox", "proto"],
     "hv/dev": ["hv/base", "hv/mem", "hv/sandbox", "proto"],
-    "hv/backend": ["hv/base", "hv/mem", "hv/dev", "proto"],
+    "hv/backend": ["hv/base", "hv/sandbox", "hv/mem", "hv/dev", "proto"],
     "hv/vm": ["hv/base", "hv/sandbox", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/backend", "proto"],
     "hv/control": ["hv/base", "hv/mem", "hv/cpu", "hv/dev", "hv/vm", "proto"],
     "hv": ["hv/base", "hv/sandbox", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/vm", "hv/control", "proto"],
@@ -40,6 +40,7 @@ DOORS = {
     r"seccomp\.h": ["hv/sandbox/syscalls.c"],
     r"lz4.*\.h": ["migrate/codec_lz4.c"],
     r"zstd.*\.h": ["migrate/codec_zstd.c"],
+    r"liburing\.h": ["hv/backend/file_uring.c"],
     r"cmocka\.h": ["tests/"],
 }
 
