@@ -361,6 +361,9 @@ bool fyd_invite_open(struct fyd *d);
 /* Open the key and certificate for a worker: fds[0], fds[1], CLOEXEC. */
 int fyd_identity(struct fyd *d, int fds[2], struct fy_err *e);
 
+/* stats.c */
+void fyd_api_stats(struct fyd_client *c);
+
 /* doctor.c */
 void fyd_doctor(struct fyd_client *c);
 

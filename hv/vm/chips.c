@@ -99,7 +99,7 @@ static bool host_doorbell(void *arg, uint64_t gpa, int eventfd, bool on)
     return m->engine->ops->doorbell && m->engine->ops->doorbell(m->engine, gpa, eventfd, on);
 }
 
-/* The place for the next device; DEVICES_MAX holds all that a description can name. */
+/* The place for the next device; FY_DEVICES_MAX holds all that a description can name. */
 static struct fy_device *next(struct fy_machine *m)
 {
     return &m->devices[m->device_count];
@@ -247,4 +247,9 @@ void fy_machine_power_button(struct fy_machine *m)
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m)
 {
     return m->balloon;
+}
+
+const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i)
+{
+    return i < m->device_count ? &m->devices[i] : NULL;
 }

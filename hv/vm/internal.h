@@ -13,7 +13,6 @@
 
 /* The chips that every machine has, by their place in `devices`; the others follow. */
 enum { DEV_CONSOLE, DEV_SERIAL, DEV_RTC, DEV_PM, DEV_FIXED };
-#define DEVICES_MAX 40
 
 struct fy_vcpu_thread {
     struct fy_machine *m;
@@ -29,7 +28,7 @@ struct fy_machine {
     struct fy_bus *bus;
     struct fy_engine *engine;
     struct fy_logdirty *logdirty;
-    struct fy_device devices[DEVICES_MAX];
+    struct fy_device devices[FY_DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
     struct fy_virtio *balloon; /* NULL: none */

@@ -22,6 +22,7 @@
 
 struct fy_machine;
 struct fy_virtio;
+struct fy_device;
 
 struct fy_machine_config {
     const Ferry__Machine *desc; /* copied */
@@ -138,6 +139,9 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
                              uint64_t *position);
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
+/* Device i of the machine, NULL behind the last (fewer than FY_DEVICES_MAX). */
+const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i);
+#define FY_DEVICES_MAX 40
 /* The memory balloon, or NULL. */
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
 void fy_machine_power_button(struct fy_machine *m);
