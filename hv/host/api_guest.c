@@ -166,6 +166,7 @@ static void fill_machine(struct start *s)
     m->icount_seed = s->engine.icount_seed;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
+    m->vsock_cid = op->vsock_cid;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
     m->n_disks = op->n_disks;

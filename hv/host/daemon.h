@@ -363,6 +363,13 @@ bool fyd_invite_open(struct fyd *d);
 /* Open the key and certificate for a worker: fds[0], fds[1], CLOEXEC. */
 int fyd_identity(struct fyd *d, int fds[2], struct fy_err *e);
 
+/* vsock.c */
+/* The guest's listening socket, vsock.sock in its folder. -1 on error. */
+int fyd_vsock_listen(struct fyd_guest *g, struct fy_err *e);
+/* The guest asks for a port of the host: join it to who listens at vsock.sock_PORT in its folder, or refuse.
+ */
+void fyd_vsock_connect(struct fyd_guest *g, uint32_t port, uint64_t id);
+
 /* limits.c */
 void fyd_api_limit(struct fyd_client *c, const Ferry__ApiLimit *op);
 /* The guest's process is new: into its cgroup, with its limits. Says in the log what cannot be. */
