@@ -234,6 +234,8 @@ int fy_source_open(struct fy_source *s, struct fy_err *e)
     pthread_mutex_unlock(&s->gate_lock);
     fy_policy_init(&s->policy, s->opts->max_downtime_ns, s->opts->deadline_ns, s->machine->vcpus,
                    s->round_trip_ns, s->start->switch_ns);
+    uint64_t path = fy_chan_path_ns(s->control.chan);
+    s->policy.calm_ns = path ? path + FY_SOURCE_TURN_NS : 0;
     if (fy_fault_hit(FY_FAULT_SRC_CONNECTED))
         return fy_fail(e, FY_EFAIL, "fault point %d", FY_FAULT_SRC_CONNECTED);
     return 0;
