@@ -88,6 +88,7 @@ int verb_dirty_rate(struct cli *c);
 int verb_migrate(struct cli *c);
 int verb_job(struct cli *c);
 int verb_host(struct cli *c);
+int verb_image(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_version(struct cli *c);
 int verb_watch(struct cli *c);

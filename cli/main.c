@@ -19,6 +19,7 @@ const struct cli_verb cli_verbs[] = {
     {"migrate", verb_migrate, "NAME HOST [options]", "move it to another host while it runs"},
     {"job", verb_job, "list|show|wait|cancel|set|resolve", "moves under way and past"},
     {"host", verb_host, "init|invite|join|list|remove", "this host and those it trusts"},
+    {"image", verb_image, "create|seed", "make a disk to boot from, or one with settings"},
     {"doctor", verb_doctor, "", "what this host can and cannot do, and why"},
     {"watch", verb_watch, "", "every change as it happens"},
     {"version", verb_version, "", "versions of vmctl and ferryd"},
