@@ -21,10 +21,11 @@ ROOMS = {
     "hv/vm": ["hv/base", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/backend", "proto"],
     "hv/control": ["hv/base", "hv/mem", "hv/cpu", "hv/dev", "hv/vm", "proto"],
     "hv": ["hv/base", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/vm", "hv/control", "proto"],
-    "hv/host": ["hv/base", "proto", "hv/control/client.h"],
+    "hv/define": ["hv/base"],
+    "hv/host": ["hv/base", "hv/define", "proto", "hv/control/client.h"],
     "migrate": ["hv/base", "proto", "hv/control/client.h"],
     "replicate": ["hv/base", "proto", "hv/control/client.h", "migrate"],
-    "cli": ["hv/base", "proto"],
+    "cli": ["hv/base", "hv/define", "proto"],
 }
 # The client library is a room of its own inside hv/control.
 CLIENT = {"hv/control/client.c", "hv/control/client.h"}
@@ -38,6 +39,7 @@ DOORS = {
     r"openssl/.*": ["migrate/chan_tls.c", "migrate/identity.c", "migrate/pair.c", "migrate/receiver.c", "hv/host/digest.c"],
     r"lz4.*\.h": ["migrate/codec_lz4.c"],
     r"zstd.*\.h": ["migrate/codec_zstd.c"],
+    r"yaml\.h": ["hv/define/yaml.c"],
     r"crypt\.h": ["cli/image_password.c"],
     r"cmocka\.h": ["tests/"],
 }
