@@ -75,6 +75,20 @@ int cli_console(struct cli *c, const char *name);
 /* A finished move for people. */
 void cli_print_report(const Ferry__ApiJobInfo *job);
 
+/* Options of `start`, which `create` has too. */
+struct cli_start {
+    Ferry__ApiStart op;
+    const char *kernel, *initrd;
+    bool console;
+};
+#define CLI_START_LETTERS "cm:p:k:r:a:"
+extern const struct option cli_start_options[];
+/* Take one of them: 0, or a code (told). */
+int cli_start_option(struct cli *c, struct cli_start *s, int o);
+
+/* {"schema":1,"name":…,"done":…} with --json: verbs without data of their own say that they were done. */
+void cli_done_json(struct cli *c, const char *done);
+
 int verb_start(struct cli *c);
 int verb_status(struct cli *c);
 int verb_show(struct cli *c);
@@ -88,6 +102,11 @@ int verb_dirty_rate(struct cli *c);
 int verb_migrate(struct cli *c);
 int verb_job(struct cli *c);
 int verb_host(struct cli *c);
+int verb_create(struct cli *c);
+int verb_set(struct cli *c);
+int verb_delete(struct cli *c);
+int verb_export(struct cli *c);
+int verb_logs(struct cli *c);
 int verb_image(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_version(struct cli *c);

@@ -24,6 +24,7 @@ static const struct fy_def_key keys[] = {
     {"hugepages", FY_DEF_BOOL, 0, 0, 0, NULL, "hugepages"},
     {"debug-exit", FY_DEF_BOOL, 0, 0, 0, NULL, "debug_exit"},
     {"dirty-ring", FY_DEF_NUMBER, 1024, 65536, 0, NULL, "dirty_ring"},
+    {"no-rng", FY_DEF_BOOL, 0, 0, 0, NULL, "no_rng"},
     {"disks", FY_DEF_PATHS, 0, 0, 0, NULL, "disks"},
     {"nets", FY_DEF_LIST, 0, 0, 0, NULL, "nets"},
     {"autostart", FY_DEF_BOOL, 0, 0, 0, NULL, NULL},
