@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "hv/define/define.h"
+#include "proto/api.pb-c.h"
 
 static const char full[] = "# a guest\n"
                            "name: web\n"
@@ -231,12 +232,32 @@ static void test_text(void **state)
         assert_int_equal(fy_def_text_ok(cases[i].text, strlen(cases[i].text)), cases[i].ok);
 }
 
+/* A start from a definition must be able to say all that `vmctl start` can: a new field of ApiStart needs a
+ * row in hv/define/keys.c. */
+static void test_table_has_all(void **state)
+{
+    (void)state;
+    static const char *const others[] = {"name", "has_initrd", "paused", "from_definition", "here"};
+    size_t count;
+    const struct fy_def_key *k = fy_def_keys(&count);
+    for (unsigned i = 0; i < ferry__api_start__descriptor.n_fields; i++) {
+        const char *field = ferry__api_start__descriptor.fields[i].name;
+        bool found = false;
+        for (size_t j = 0; j < sizeof others / sizeof *others; j++)
+            found |= !strcmp(others[j], field);
+        for (size_t j = 0; j < count; j++)
+            found |= k[j].field && !strcmp(k[j].field, field);
+        if (!found)
+            fail_msg("the field %s of ApiStart has no row in hv/define/keys.c", field);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read),   cmocka_unit_test(test_round_trip), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_limits), cmocka_unit_test(test_assign),     cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_read),   cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_limits), cmocka_unit_test(test_assign),        cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_text),   cmocka_unit_test(test_table_has_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
