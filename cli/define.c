@@ -177,7 +177,7 @@ static int make_definition(struct cli *c, struct create *cr)
     if (c->name && *cr->def.name && strcmp(c->name, cr->def.name) != 0)
         return cli_fail(c, FY_EUSAGE, "%s defines %s", cr->file, cr->def.name);
     if (c->name && strlen(c->name) < sizeof cr->def.name)
-        strcpy(cr->def.name, c->name);
+        memcpy(cr->def.name, c->name, strlen(c->name) + 1);
     else if (c->name)
         return cli_fail(c, FY_EUSAGE, "the name is too long");
     if (!getcwd(here, sizeof here))

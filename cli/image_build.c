@@ -191,7 +191,13 @@ static int make_root(struct image_work *w, const struct image_spec *s, struct fy
     if (rc < 0)
         fy_fail_errno(e, FY_ERESOURCE, errno, "cannot make a file of %" PRIu64 " bytes", s->size);
     fy_close(&fd);
-    return rc < 0 ? -1 : image_run(w, &(struct image_run){.argv = argv, .as_root = true}, e);
+    if (rc < 0)
+        return -1;
+    rc = image_run(w, &(struct image_run){.argv = argv, .as_root = true}, e);
+    /* Many small files need more than check_size reckons with. */
+    if (rc < 0 && strstr(e->text, "ould not allocate"))
+        return fy_fail(e, FY_EUSAGE, "the system does not fit: give it a larger --size");
+    return rc;
 }
 
 static int partition(struct image_work *w, const struct image_spec *s, struct fy_err *e)

@@ -46,7 +46,7 @@ static struct fyd_guest *live_guest(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g)
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, name);
     else if (g->state == FYD_G_MOVED)
         fyd_reply_fail(c, FY_ESTATE, "it has moved to %s (ask there)", g->moved_to);
     else if (g->state == FYD_G_STOPPED || g->state == FYD_G_CRASHED)
@@ -464,7 +464,7 @@ void fyd_api_stop(struct fyd_client *c, const Ferry__ApiStop *op)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, op->name);
     if (!g) {
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, op->name);
     } else if (!fyd_guest_active(g)) {
         /* Over already: stopping it again clears its entry away. */
         fyd_guest_remove(g);
@@ -518,7 +518,7 @@ void fyd_api_wait(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g) {
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, name);
     } else if (!fyd_guest_active(g)) {
         reply_exit(c, g);
     } else {

@@ -50,6 +50,8 @@ void fyd_api_undefine(struct fyd_client *c, const char *name);
 void fyd_api_set(struct fyd_client *c, const Ferry__ApiSet *op);
 void fyd_api_export(struct fyd_client *c, const char *name);
 void fyd_api_logs(struct fyd_client *c, const Ferry__ApiLogs *op);
+/* There is no guest of this name; whether it is defined at least. */
+void fyd_reply_no_guest(struct fyd_client *c, const char *name);
 /* Definitions that have no guest, as guests in the state "defined"; name "": all. True when there was one. */
 bool fyd_defs_reply(struct fyd_client *c, const char *name, bool last);
 

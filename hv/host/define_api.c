@@ -79,6 +79,17 @@ static int check(const struct fy_def *def, struct fy_err *e)
     return fyd_engine_fits(&engine, (uint32_t)fy_def_number(def, "cpus", 1), e);
 }
 
+void fyd_reply_no_guest(struct fyd_client *c, const char *name)
+{
+    const struct fyd_def *def = fyd_def_find(c->d, name);
+    if (!def)
+        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+    else if (*def->moved_to)
+        fyd_reply_fail(c, FY_ESTATE, "it has moved to %s (ask there)", def->moved_to);
+    else
+        fyd_reply_fail(c, FY_ESTATE, "it does not run (`vmctl start %s`)", name);
+}
+
 static struct fyd_def *find(struct fyd_client *c, const char *name)
 {
     struct fyd_def *def = fyd_def_find(c->d, name);

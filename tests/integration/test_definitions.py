@@ -72,6 +72,8 @@ def kept_and_started(pair):
     a = pair.alpha
     define(pair, a, "-p", "2")
     equal("state", a.state("g"), "defined")
+    for verb in ("stop", "wait", "pause", "console"):
+        refused(a, 4, "does not run", verb, "g")
     equal("show", a.json("show", "g")[0]["defined"], True)
     if not reads(a, "definitions/g.yaml", r"(?m)^memory: 64M$"):
         raise Failure("the readable file lacks the memory")
