@@ -135,8 +135,11 @@ static int create_option(struct cli *c, struct image_spec *s, int o, bool *from_
         return 0;
     case OPT_SEED:
         return seed_file(c, s, optarg);
-    case OPT_PASSWORD:
-        return hash_password(c, s, optarg);
+    case OPT_PASSWORD: {
+        int code = hash_password(c, s, optarg);
+        memset(optarg, '*', strlen(optarg)); /* what ps shows from here on */
+        return code;
+    }
     case OPT_STDIN:
         *from_stdin = true;
         return 0;

@@ -22,24 +22,26 @@ PASSWORD = "ferry"
 PLAIN = ("--suite", "bookworm", "--size", "2G", "--hostname", "ferry-guest", "--packages", "cloud-init", "--extract-kernel")
 
 
-def _key(options):
-    """What the image follows from: the options and the code that makes it. The archive's state is not in it."""
-    h = hashlib.sha256(repr((options, PASSWORD)).encode())
+def _code():
+    """A digest of the code that makes images."""
+    h = hashlib.sha256()
     for path in sorted(glob.glob(os.path.join(TOP, "cli", "image*"))):
         with open(path, "rb") as f:
             h.update(f.read())
-    return h.hexdigest()[:16]
+    return h.hexdigest()[:12]
 
 
 def debian_image(build, options=PLAIN):
-    """Path of an image with root's password PASSWORD; beside it .vmlinuz, .initrd and .cmdline. Use it read-only or copy it."""
+    """Path of an image with root's password PASSWORD; beside it .vmlinuz, .initrd and .cmdline. Use it read-only or copy it. It is made
+    anew when the options or the code that makes it change; the archive's state does not count."""
     folder = os.path.join(CACHE, "images")
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"test-{_key(options)}.img")
+    wanted = "test-" + hashlib.sha256(repr((options, PASSWORD)).encode()).hexdigest()[:12]
+    path = os.path.join(folder, f"{wanted}-{_code()}.img")
     with open(os.path.join(folder, "lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(path):
-            for old in glob.glob(os.path.join(folder, "test-*")):
+            for old in glob.glob(os.path.join(folder, wanted + "-*")):
                 os.unlink(old)
             say("making a Debian image (some minutes, once)")
             r = subprocess.run([os.path.join(build, "bin", "vmctl"), "image", "create", path, *options, "--password-stdin", "--json"],
