@@ -9,6 +9,7 @@
 
 #include "cli/out.h"
 #include "hv/base/err.h"
+#include "hv/define/disk.h"
 #include "proto/api.pb-c.h"
 
 #define CLI_API_VERSION 1
@@ -80,11 +81,16 @@ struct cli_start {
     Ferry__ApiStart op;
     const char *kernel, *initrd;
     bool console;
+    Ferry__Disk disks[FY_DEF_DISKS_MAX], *disk_list[FY_DEF_DISKS_MAX];
+    const char *disk_args[FY_DEF_DISKS_MAX]; /* as they were given */
+    char *texts[FY_DEF_DISKS_MAX];           /* owned: what disks points to */
 };
-#define CLI_START_LETTERS "cm:p:k:r:a:"
+#define CLI_START_LETTERS "cm:p:k:r:a:d:"
 extern const struct option cli_start_options[];
 /* Take one of them: 0, or a code (told). */
 int cli_start_option(struct cli *c, struct cli_start *s, int o);
+/* Free what the options allocated. */
+void cli_start_free(struct cli_start *s);
 
 /* {"schema":1,"name":…,"done":…} with --json: verbs without data of their own say that they were done. */
 void cli_done_json(struct cli *c, const char *done);
@@ -111,6 +117,7 @@ int verb_image(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_version(struct cli *c);
 int verb_watch(struct cli *c);
+int verb_top(struct cli *c);
 int verb_complete(struct cli *c);
 extern const struct cli_verb cli_verbs[];
 

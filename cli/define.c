@@ -45,6 +45,8 @@ static int take_field(const struct cli *c, struct fy_def *def, const char *key,
 {
     char text[24];
     uint64_t n = 0;
+    if (f->type == PROTOBUF_C_TYPE_MESSAGE)
+        return 0; /* disks are taken as they were given */
     if (f->label == PROTOBUF_C_LABEL_REPEATED && f->type == PROTOBUF_C_TYPE_STRING) {
         size_t count;
         char **items;
@@ -89,6 +91,8 @@ static int from_options(const struct cli *c, struct create *cr)
         if (f)
             code = take_field(c, &cr->def, k[i].name, f, (const char *)&cr->s.op + f->offset);
     }
+    for (size_t i = 0; i < cr->s.op.n_disks && code == 0; i++)
+        code = put(c, &cr->def, "disks", cr->s.disk_args[i]);
     if (code == 0 && cr->s.kernel)
         code = put(c, &cr->def, "kernel", cr->s.kernel);
     if (code == 0 && cr->s.initrd)
@@ -219,6 +223,7 @@ int verb_create(struct cli *c)
     if (code == 0)
         code = send_definition(c, &cr);
     fy_def_free(&cr.def);
+    cli_start_free(&cr.s);
     return code < 0 ? 0 : code;
 }
 

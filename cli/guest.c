@@ -100,9 +100,15 @@ static void show_text(const Ferry__ApiGuest *g)
         printf("memory      %s%s%s, %s resident\n", cli_size(m->memory_bytes, size),
                m->hugepages ? ", 2 MiB pages" : "", m->prealloc ? ", touched at start" : "",
                cli_size(g->memory_resident, resident));
+        for (size_t i = 0; i < m->n_disks; i++)
+            printf("disk%-7zu %s: %s, %s, %s%s, cache %s\n", i, m->disks[i]->name, m->disks[i]->source,
+                   cli_size(m->disks[i]->bytes, size), m->disks[i]->format,
+                   m->disks[i]->read_only ? ", read-only" : "", m->disks[i]->cache);
         if (*m->cmdline)
             printf("cmdline     %s\n", m->cmdline);
     }
+    if (*g->isolation)
+        printf("isolation   %s\n", g->isolation);
     if (g->pid)
         printf("has run     %s, %s of CPU time\n", cli_time(g->running_ns, a), cli_time(g->vcpu_cpu_ns, b));
     if (g->exit_status >= 0)

@@ -14,6 +14,19 @@ static void uuid_member(struct cli_json *j, const char *key, const ProtobufCBina
     cli_json_string(j, key, text);
 }
 
+static void disk_members(struct cli_json *j, const Ferry__Disk *k)
+{
+    cli_json_object(j, NULL);
+    cli_json_string(j, "name", k->name);
+    cli_json_string(j, "source", k->source);
+    cli_json_string(j, "format", k->format);
+    cli_json_u64(j, "bytes", k->bytes);
+    cli_json_bool(j, "read_only", k->read_only);
+    cli_json_string(j, "cache", k->cache);
+    cli_json_u64(j, "queues", k->queues);
+    cli_json_close(j, '}');
+}
+
 void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
 {
     const Ferry__Machine *m = g->machine;
@@ -25,6 +38,18 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_u64(j, "pid", g->pid);
     if (*g->engine)
         cli_json_string(j, "engine", g->engine);
+    if (g->limits) {
+        const Ferry__Limits *l = g->limits;
+        cli_json_object(j, "limits");
+        cli_json_u64(j, "cpu_weight", l->cpu_weight);
+        cli_json_u64(j, "cpu_cap_percent", l->cpu_cap);
+        cli_json_string(j, "cpus", l->cpus);
+        cli_json_u64(j, "io_weight", l->io_weight);
+        cli_json_u64(j, "memory_limit_bytes", l->memory_limit);
+        cli_json_close(j, '}');
+    }
+    if (*g->isolation)
+        cli_json_string(j, "isolation", g->isolation);
     if (m) {
         cli_json_u64(j, "memory_bytes", m->memory_bytes);
         cli_json_u64(j, "vcpus", m->vcpus);
@@ -35,6 +60,10 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_bool(j, "debug_exit", m->debug_exit);
         cli_json_u64(j, "dirty_ring", m->dirty_ring);
         cli_json_string(j, "cmdline", m->cmdline);
+        cli_json_array(j, "disks");
+        for (size_t i = 0; i < m->n_disks; i++)
+            disk_members(j, m->disks[i]);
+        cli_json_close(j, ']');
     }
     cli_json_u64(j, "memory_resident", g->memory_resident);
     cli_json_ms(j, "running_ms", g->running_ns);

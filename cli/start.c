@@ -2,12 +2,14 @@
 /* vmctl start */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "hv/base/io.h"
+#include "hv/define/disk.h"
 
 enum {
     OPT_MODEL = 256,
@@ -28,6 +30,7 @@ const struct option cli_start_options[] = {
     {"kernel", required_argument, NULL, 'k'},
     {"initrd", required_argument, NULL, 'r'},
     {"append", required_argument, NULL, 'a'},
+    {"disk", required_argument, NULL, 'd'},
     {"cpu-model", required_argument, NULL, OPT_MODEL},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"prealloc", no_argument, NULL, OPT_PREALLOC},
@@ -39,6 +42,19 @@ const struct option cli_start_options[] = {
     {"here", no_argument, NULL, OPT_HERE},
     {NULL, 0, NULL, 0},
 };
+
+static int add_disk(struct cli *c, struct cli_start *s)
+{
+    struct fy_err e;
+    size_t n = s->op.n_disks;
+    if (n == FY_DEF_DISKS_MAX)
+        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", FY_DEF_DISKS_MAX);
+    s->op.disks = s->disk_list;
+    s->disk_list[n] = &s->disks[n];
+    s->disk_args[n] = optarg;
+    s->op.n_disks++;
+    return fy_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
+}
 
 int cli_start_option(struct cli *c, struct cli_start *s, int o)
 {
@@ -66,6 +82,8 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
     case 'a':
         s->op.cmdline = optarg;
         break;
+    case 'd':
+        return add_disk(c, s);
     case OPT_MODEL:
         s->op.cpu_model = optarg;
         break;
@@ -149,46 +167,58 @@ static int confirm_here(const struct cli *c)
     return 0;
 }
 
-int verb_start(struct cli *c)
+void cli_start_free(struct cli_start *s)
 {
-    struct cli_start s = {.op = FERRY__API_START__INIT};
+    for (size_t i = 0; i < s->op.n_disks; i++)
+        free(s->texts[i]);
+    s->op.n_disks = 0;
+}
+
+static int start(struct cli *c, struct cli_start *s)
+{
     int code = 0, o;
     while ((o = cli_option(c, CLI_START_LETTERS, cli_start_options, &code)) != -1) {
         if (o == -2)
             return code;
-        if ((code = cli_start_option(c, &s, o)) != 0)
+        if ((code = cli_start_option(c, s, o)) != 0)
             return code;
     }
     if ((code = cli_operands(c, 1, "NAME [-k KERNEL] [options]")) != 0)
         return code;
-    s.op.from_definition = is_bare(&s);
-    if (!s.kernel && !s.op.from_definition)
+    s->op.from_definition = is_bare(s);
+    if (!s->kernel && !s->op.from_definition)
         return cli_fail(
             c, FY_EUSAGE,
             "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage; settings of a definition "
             "are changed by `vmctl set`)");
-    if (s.op.here && (code = confirm_here(c)) != 0)
+    if (s->op.here && (code = confirm_here(c)) != 0)
         return code;
     int fds[2] = {-1, -1};
-    s.op.name = (char *)(uintptr_t)c->name;
-    s.op.has_initrd = s.initrd != NULL;
+    s->op.name = (char *)(uintptr_t)c->name;
+    s->op.has_initrd = s->initrd != NULL;
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
     req.op_case = FERRY__API_REQUEST__OP_START;
-    req.start = &s.op;
+    req.start = &s->op;
     struct cli_request r = {.req = &req,
                             .fds = fds,
-                            .nfds = !s.kernel  ? 0
-                                    : s.initrd ? 2
-                                               : 1,
+                            .nfds = (s->kernel != NULL) + (s->initrd != NULL),
                             .on_reply = on_reply,
                             .arg = c};
-    if (s.kernel)
-        code = open_image(c, s.kernel, &fds[0]);
-    if (code == 0 && s.initrd)
-        code = open_image(c, s.initrd, &fds[1]);
+    if (s->kernel)
+        code = open_image(c, s->kernel, &fds[0]);
+    if (code == 0 && s->initrd)
+        code = open_image(c, s->initrd, &fds[1]);
     if (code == 0)
         code = cli_call(c, &r);
     fy_close(&fds[0]);
     fy_close(&fds[1]);
-    return code == 0 && s.console ? cli_console(c, c->name) : code;
+    return code == 0 && s->console ? cli_console(c, c->name) : code;
+}
+
+int verb_start(struct cli *c)
+{
+    struct cli_start s = {.op = FERRY__API_START__INIT};
+    int code = start(c, &s);
+    cli_start_free(&s);
+    return code;
 }

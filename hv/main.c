@@ -18,15 +18,18 @@
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+#include "hv/sandbox/sandbox.h"
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
 #define ICOUNT_TSC_KHZ 1000000u
 
-enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT };
+enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT, DISK };
 
 struct options {
     int fd[FD_COUNT];
+    int disk_fds[FY_DISKS_LIMIT];
+    unsigned disk_count;
     bool incoming, paused, check, probe;
 };
 
@@ -36,23 +39,28 @@ struct hv {
     struct fy_life life;
     struct fy_server *server;
     uint8_t run_id[16];
+    uint32_t layers; /* of isolation */
 };
 
-static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
-                            "N --runlog-fd N --ready-fd N\n"
-                            "                [--kernel-fd N] [--initrd-fd N] [--incoming] [--paused]\n"
-                            "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
-                            "       ferry-hv --probe --kvm-fd N\n"
-                            "ferryd starts this program; docs/spec/control.md describes it.\n";
+static const char usage[] =
+    "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
+    "N --runlog-fd N --ready-fd N\n"
+    "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--incoming] [--paused]\n"
+    "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
+    "       ferry-hv --probe --kvm-fd N\n"
+    "ferryd starts this program; docs/spec/control.md describes it.\n";
 
 static int parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL}, {"kvm-fd", 1, NULL, KVM},
-        {"mem-fd", 1, NULL, MEM},       {"mem-ro-fd", 1, NULL, MEM_RO},   {"runlog-fd", 1, NULL, RUNLOG},
-        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},   {"initrd-fd", 1, NULL, INITRD},
-        {"incoming", 0, NULL, 'i'},     {"paused", 0, NULL, 'p'},         {"check", 0, NULL, 'c'},
-        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},        {NULL, 0, NULL, 0},
+        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL},
+        {"kvm-fd", 1, NULL, KVM},       {"mem-fd", 1, NULL, MEM},
+        {"mem-ro-fd", 1, NULL, MEM_RO}, {"runlog-fd", 1, NULL, RUNLOG},
+        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},
+        {"initrd-fd", 1, NULL, INITRD}, {"disk-fd", 1, NULL, DISK},
+        {"incoming", 0, NULL, 'i'},     {"paused", 0, NULL, 'p'},
+        {"check", 0, NULL, 'c'},        {"probe", 0, NULL, 'q'},
+        {"version", 0, NULL, 'v'},      {NULL, 0, NULL, 0},
     };
     for (int i = 0; i < FD_COUNT; i++)
         o->fd[i] = -1;
@@ -76,14 +84,17 @@ static int parse_options(int argc, char **argv, struct options *o)
             puts(FERRY_VERSION);
             exit(0);
         default:
-            if (c < 0 || c >= FD_COUNT)
+            if (c < 0 || c > DISK || (c == DISK && o->disk_count == FY_DISKS_LIMIT))
                 return -1;
             errno = 0;
             long n = strtol(optarg, &end, 10);
             if (*end || errno || n < 3 || n > 1 << 20)
                 return -1;
-            o->fd[c] = (int)n;
-            fy_set_cloexec(o->fd[c], true);
+            fy_set_cloexec((int)n, true);
+            if (c == DISK)
+                o->disk_fds[o->disk_count++] = (int)n;
+            else
+                o->fd[c] = (int)n;
         }
     }
     return optind == argc ? 0 : -1;
@@ -245,12 +256,24 @@ static void on_reached(void *arg)
         fy_server_reached(h->server);
 }
 
+/* A user for each guest, outside of what systems give to people, services and containers: from its UUID. */
+static uid_t guest_user(const Ferry__Machine *desc)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < 3 && i < desc->uuid.len; i++)
+        n = n << 8 | desc->uuid.data[i];
+    return 0x66000000u | n;
+}
+
 static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)
 {
     Ferry__Machine *desc = prepare(o, e);
     if (!desc)
         return -1;
-    h->loop = fy_loop_new(e);
+    /* Before there are threads, and before a byte that a guest or a peer has made is looked at. */
+    const struct fy_sandbox_wants wants = {.uid = guest_user(desc)};
+    if (fy_sandbox_process(&wants, &h->layers, e) == 0)
+        h->loop = fy_loop_new(e);
     if (h->loop) {
         struct fy_machine_config c = {
             .desc = desc,
@@ -272,6 +295,9 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
         h->m = fy_machine_new(&c, prealloc_ns, e);
     }
     ferry__machine__free_unpacked(desc, NULL);
+    /* An incoming guest's come when it is to run. */
+    if (h->m && !o->incoming && fy_machine_take_disks(h->m, o->disk_fds, o->disk_count, e) < 0)
+        return -1;
     if (!h->m || (!o->incoming && fy_machine_boot(h->m, e) < 0))
         return -1;
     fy_life_init(&h->life, h->m, o->incoming, o->paused);
@@ -280,6 +306,9 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
         return -1;
     h->life.changed = fy_server_changed;
     h->life.arg = h->server;
+    char layers[FY_SANDBOX_TEXT];
+    h->layers |= fy_sandbox_thread(FY_SANDBOX_MAIN);
+    fy_server_set_isolation(h->server, fy_sandbox_text(h->layers, layers));
     return 0;
 }
 
@@ -301,6 +330,7 @@ static int run_guest(struct options *o)
     }
     fy_server_free(h.server);
     h.server = NULL;
+    fy_life_done(&h.life);
     fy_machine_free(h.m);
     fy_loop_free(h.loop);
     return r < 0 ? e.code : 0;

@@ -21,7 +21,7 @@ _vmctl()
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
-        -H | --socket | -m | -p | -k | -r | -a | -i | --memory | --cpus | --kernel | --initrd | --append | \
+        -H | --socket | -m | -p | -k | -r | -a | -d | -i | --disk | --memory | --cpus | --kernel | --initrd | --append | \
             --cpu-model | --engine | --interval | --max-downtime | --deadline | --on-miss | --channels | \
             --compress | --max-bandwidth | --name | --address | --after | --suite | --packages | --size | --seed | \
             --password | --ssh-key | --hostname | --user-data | --meta-data | --network-config | --restart)
@@ -46,7 +46,7 @@ _vmctl()
             return
         fi
         ;;
-    -H | --socket | -k | -r | --kernel | --initrd | --seed | --ssh-key | --user-data | --meta-data | --network-config)
+    -H | --socket | -k | -r | -d | --disk | --kernel | --initrd | --seed | --ssh-key | --user-data | --meta-data | --network-config)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
         ;;
@@ -62,8 +62,8 @@ _vmctl()
     if [[ $cur == -* ]]; then
         words='--json --socket --help'
         case $verb in
-        start) words+=' --console --memory --cpus --kernel --initrd --append --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused --here' ;;
-        create) words+=' --file --replace --autostart --restart --memory --cpus --kernel --initrd --append --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring' ;;
+        start) words+=' --console --memory --cpus --kernel --initrd --append --disk --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused --here' ;;
+        create) words+=' --file --replace --autostart --restart --memory --cpus --kernel --initrd --append --disk --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring' ;;
         logs) words+=' --follow --previous' ;;
         migrate) words+=' --plan --max-downtime --deadline --on-miss --channels --compress --max-bandwidth --plaintext --verify --paused --detach' ;;
         stop) words+=' --force --wait' ;;

@@ -135,6 +135,14 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.exit_status = g->exit_status;
     a.job = g->job ? g->job->id_text : a.job;
     a.engine = g->engine;
+    a.isolation = g->isolation;
+    Ferry__Limits limits = FERRY__LIMITS__INIT;
+    limits.cpu_weight = g->limits.cpu_weight;
+    limits.cpu_cap = g->limits.cpu_cap;
+    limits.cpus = (char *)(uintptr_t)g->limits.cpus;
+    limits.io_weight = g->limits.io_weight;
+    limits.memory_limit = g->limits.memory_limit;
+    a.limits = &limits;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
     const struct fyd_def *def = fyd_def_find(g->d, g->name);
@@ -360,6 +368,12 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
             fyd_api_start_defined(c, r->start);
         else
             fyd_api_start(c, r->start, fds, nfds);
+        break;
+    case FERRY__API_REQUEST__OP_LIMIT:
+        fyd_api_limit(c, r->limit);
+        break;
+    case FERRY__API_REQUEST__OP_STATS:
+        fyd_api_stats(c);
         break;
     case FERRY__API_REQUEST__OP_STATUS:
         fyd_api_status(c, NULL);

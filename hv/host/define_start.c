@@ -9,6 +9,7 @@
 
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/define/disk.h"
 #include "hv/host/define.h"
 #include "hv/host/define_start.h"
 
@@ -75,12 +76,41 @@ static int open_file(const char *key, const char *path, struct fy_err *e)
     return fy_fail(e, FY_EUSAGE, "its %s %s is no regular file", key, path);
 }
 
+struct disks {
+    Ferry__Disk disks[FY_DEF_DISKS_MAX], *list[FY_DEF_DISKS_MAX];
+    char *texts[FY_DEF_DISKS_MAX]; /* owned: what disks points to */
+};
+
+static void free_disks(Ferry__ApiStart *op, struct disks *k)
+{
+    for (size_t i = 0; i < op->n_disks; i++)
+        free(k->texts[i]);
+}
+
+static int fill_disks(const struct fy_def *def, Ferry__ApiStart *op, struct disks *k, struct fy_err *e)
+{
+    const struct fy_def_value *v = &def->values[fy_def_find("disks")];
+    if (v->count > FY_DEF_DISKS_MAX)
+        return fy_fail(e, FY_EUSAGE, "a guest has at most %d disks", FY_DEF_DISKS_MAX);
+    op->disks = k->list;
+    for (; op->n_disks < v->count; op->n_disks++) {
+        size_t n = op->n_disks;
+        k->list[n] = &k->disks[n];
+        if (fy_parse_disk(v->items[n], &k->disks[n], &k->texts[n], e) < 0) {
+            free(k->texts[n]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int start(struct fyd_client *c, struct fyd_def *def, bool paused, bool here, struct fy_err *e)
 {
     int fds[2] = {-1, -1};
     int nfds = 0;
     static const char *const files[] = {"kernel", "initrd"};
     Ferry__ApiStart op = FERRY__API_START__INIT;
+    struct disks disks;
     if (fyd_def_may_start(c->d, def->def.name, here, e) < 0)
         return -1;
     for (size_t i = 0; i < 2; i++) {
@@ -93,10 +123,13 @@ static int start(struct fyd_client *c, struct fyd_def *def, bool paused, bool he
     fyd_def_fill(&def->def, &op);
     op.paused = paused;
     op.here = here;
-    fyd_api_start(c, &op, fds, nfds);
+    int rc = fill_disks(&def->def, &op, &disks, e);
+    if (rc == 0)
+        fyd_api_start(c, &op, fds, nfds);
+    free_disks(&op, &disks);
     fy_close(&fds[0]);
     fy_close(&fds[1]);
-    return 0;
+    return rc;
 }
 
 void fyd_api_start_defined(struct fyd_client *c, const Ferry__ApiStart *op)

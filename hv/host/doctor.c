@@ -12,6 +12,7 @@
 
 #include "hv/base/io.h"
 #include "hv/host/daemon.h"
+#include "hv/sandbox/sandbox.h"
 
 static void check(struct fyd_client *c, const char *name, const char *verdict, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -44,6 +45,19 @@ static void check_kvm(struct fyd_client *c)
                   ? " (load kvm-amd or kvm-intel; in a virtual machine ask for nested virtualisation)"
                   : " (give this user access to it)");
     fy_close(&fd);
+}
+
+static void check_isolation(struct fyd_client *c)
+{
+    char have[FY_SANDBOX_TEXT], lack[FY_SANDBOX_TEXT];
+    uint32_t layers = fy_sandbox_possible();
+    fy_sandbox_text(layers, have);
+    fy_sandbox_text(~layers & FY_SANDBOX_ALL, lack);
+    if (layers == FY_SANDBOX_ALL)
+        check(c, "isolation", "yes", "guests' hypervisors and workers give up: %s", have);
+    else
+        check(c, "isolation", "limited", "given up: %s; not possible here: %s%s", have, lack,
+              layers & FY_SANDBOX_UID ? "" : " (user and root need a ferryd that root has started)");
 }
 
 static void check_memory(struct fyd_client *c)
@@ -85,18 +99,19 @@ static void check_userfaultfd(struct fyd_client *c)
 
 static void check_cgroup(struct fyd_client *c)
 {
-    char line[256] = "";
-    FILE *f = fopen("/sys/fs/cgroup/cgroup.controllers", "re");
-    if (f && !fgets(line, sizeof line, f))
-        line[0] = 0;
-    if (f)
-        fclose(f);
-    line[strcspn(line, "\n")] = 0;
-    if (!f)
-        check(c, "cgroup", "no", "no cgroup v2 at /sys/fs/cgroup (guests run without resource limits)");
+    static const char *const names[] = {"cpu", "cpuset", "io", "memory"};
+    char why[FY_ERR_TEXT], have[64] = "", lack[64] = "";
+    unsigned bits = fyd_cgroup_controllers(why);
+    for (size_t i = 0; i < 4; i++) {
+        char *list = bits >> i & 1 ? have : lack;
+        size_t n = strlen(list);
+        snprintf(list + n, 64 - n, "%s%s", n ? ", " : "", names[i]);
+    }
+    if (!bits)
+        check(c, "cgroup", "no", "%s: guests run without limits and weights", why);
     else
-        check(c, "cgroup", strstr(line, "memory") && strstr(line, "cpu") ? "yes" : "limited",
-              "cgroup v2 with %s", *line ? line : "no controllers");
+        check(c, "cgroup", *lack ? "limited" : "yes", "guests can be given limits of %s%s%s", have,
+              *lack ? "; missing: " : "", lack);
 }
 
 static void check_disk(struct fyd_client *c)
@@ -264,6 +279,7 @@ void fyd_doctor(struct fyd_client *c)
 {
     static const char *const argv[] = {"ferry-hv", "--probe", "--kvm-fd", "3", NULL};
     check_kvm(c);
+    check_isolation(c);
     check_memory(c);
     check_userfaultfd(c);
     check_cgroup(c);

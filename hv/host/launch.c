@@ -127,6 +127,8 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         kit_add(k, "--kernel-fd", l->kernel_fd, false);
     if (l->initrd_fd >= 0)
         kit_add(k, "--initrd-fd", l->initrd_fd, false);
+    for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
+        kit_add(k, "--disk-fd", l->disk_fds[i], false);
     int pair[2];
     if (fy_msg_pair(pair, e) < 0)
         return -1;
@@ -392,6 +394,7 @@ static int launch(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k
     fy_close(&log_fd);
     if (rc < 0)
         return -1;
+    fyd_limits_join(g);
     int flags = fcntl(g->ready_sock, F_GETFL);
     fcntl(g->ready_sock, F_SETFL, flags | O_NONBLOCK);
     g->pid_watch = fy_watch_fd(g->d->loop, g->pidfd, FY_READ, on_process_end, g, e);

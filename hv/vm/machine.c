@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hv/vm/machine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,7 +48,9 @@ static bool expects(const Ferry__Machine *d, const char *id)
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
             return all[i].here;
-    return false;
+    unsigned disk;
+    int end = 0;
+    return sscanf(id, "disk%u%n", &disk, &end) == 1 && !id[end] && disk < d->n_disks;
 }
 
 static void check_devices(const Ferry__Machine *d, struct fy_err *why)
@@ -56,7 +59,11 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
         if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    const char *virtio = d->rng ? "an entropy device" : d->balloon ? "a balloon" : NULL;
+    const char *virtio = d->rng       ? "an entropy device"
+                         : d->balloon ? "a balloon"
+                         : d->n_disks ? "disks"
+                                      : NULL;
+    fy_machine_check_disks(d, why);
     if (virtio && d->revision < 2)
         fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
                       virtio);
@@ -268,9 +275,13 @@ void fy_machine_free(struct fy_machine *m)
     if (!m)
         return;
     fy_machine_stop_threads(m);
+    fy_machine_pause_devices(m); /* nothing marks pages any more */
     fy_logdirty_free(m->logdirty);
+    if (m->gate)
+        fy_gate_discard(m->gate); /* its producers are going */
     for (unsigned i = m->device_count; i-- > 0;)
         m->devices[i].ops->free(m->devices[i].dev);
+    fy_gate_free(m->gate);
     fy_iothread_free(m->io);
     if (m->engine)
         m->engine->ops->free(m->engine);
@@ -290,6 +301,11 @@ void fy_machine_free(struct fy_machine *m)
 const Ferry__Machine *fy_machine_desc(const struct fy_machine *m)
 {
     return m->desc;
+}
+
+struct fy_loop *fy_machine_loop(struct fy_machine *m)
+{
+    return m->loop;
 }
 
 struct fy_gmem *fy_machine_memory(struct fy_machine *m)

@@ -18,8 +18,11 @@
 
 #define FY_MACHINE_REVISION 2 /* of new machines; 1, without PCI, runs too */
 
+#define FY_DISKS_LIMIT 12
+
 struct fy_machine;
 struct fy_virtio;
+struct fy_device;
 
 struct fy_machine_config {
     const Ferry__Machine *desc; /* copied */
@@ -56,6 +59,29 @@ int fy_machine_complete(Ferry__Machine *desc, const struct fy_cpu_support *s, st
 /* Build it, vCPUs parked. *prealloc_ns is set where desc asks for prealloc. NULL on error. */
 struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *prealloc_ns, struct fy_err *e);
 void fy_machine_free(struct fy_machine *m);
+
+/* Disks. Give the machine its disks' files, in the description's order: each is locked, against two users,
+ * and must have the description's size. Takes the descriptors over, also on failure. All or none; a machine
+ * that has its disks already keeps those. Paused. */
+int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, struct fy_err *e);
+/* Flush every disk to stable storage and unlock it; on error all are locked still, unless another was quicker
+ * (then fy_machine_lock_disks fails). Paused. */
+int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
+/* Lock them (again): FY_ESTATE while another has one. Paused. */
+int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
+bool fy_machine_has_disks(const struct fy_machine *m);
+struct fy_loop *fy_machine_loop(struct fy_machine *m);
+
+/* Disks. Give the machine its disks' files, in the description's order: each is locked, against two users,
+ * and must have the description's size. Takes the descriptors over, also on failure. All or none; a machine
+ * that has its disks already keeps those. Paused. */
+int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, struct fy_err *e);
+/* Flush every disk to stable storage and unlock it. On error some may be unlocked. Paused. */
+int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
+/* Lock them again: FY_ESTATE while another has one. Repeat at will. Paused. */
+int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
+bool fy_machine_has_disks(const struct fy_machine *m);
+struct fy_loop *fy_machine_loop(struct fy_machine *m);
 
 /* Load the kernel and set the vCPUs to its entry; also after a reset. FY_EUNSUPPORTED where there is no
  * kernel. */
@@ -113,6 +139,9 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
                              uint64_t *position);
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
+/* Device i of the machine, NULL behind the last (fewer than FY_DEVICES_MAX). */
+const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i);
+#define FY_DEVICES_MAX 40
 /* The memory balloon, or NULL. */
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
 void fy_machine_power_button(struct fy_machine *m);
