@@ -45,8 +45,14 @@ static int take_field(const struct cli *c, struct fy_def *def, const char *key,
 {
     char text[24];
     uint64_t n = 0;
-    if (f->type == PROTOBUF_C_TYPE_MESSAGE)
-        return 0; /* disks are taken as they were given */
+    if (f->type == PROTOBUF_C_TYPE_MESSAGE) {
+        bool list = f->label == PROTOBUF_C_LABEL_REPEATED;
+        size_t given; /* how many, or the pointer to it */
+        memcpy(&given, list ? member - f->offset + f->quantifier_offset : member, sizeof given);
+        if (!given || !strcmp(key, "disks")) /* these are taken as they were given */
+            return 0;
+        return cli_fail(c, FY_EUNSUPPORTED, "%s cannot be kept in a definition", key);
+    }
     if (f->label == PROTOBUF_C_LABEL_REPEATED && f->type == PROTOBUF_C_TYPE_STRING) {
         size_t count;
         char **items;

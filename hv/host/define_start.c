@@ -19,12 +19,22 @@ static const ProtobufCFieldDescriptor *field_of(const struct fy_def_key *k)
                     : NULL;
 }
 
+/* Whether put_field or fill_disks takes the value: a list goes into texts, or is read by its key's own
+ * parser. */
+static bool is_taken(const struct fy_def_key *k)
+{
+    const ProtobufCFieldDescriptor *f = field_of(k);
+    if (f && (k->type == FY_DEF_LIST || k->type == FY_DEF_PATHS))
+        return f->type == PROTOBUF_C_TYPE_STRING || !strcmp(k->name, "disks");
+    return f != NULL;
+}
+
 int fyd_def_supported(const struct fy_def *def, struct fy_err *e)
 {
     size_t count;
     const struct fy_def_key *k = fy_def_keys(&count);
     for (size_t i = 0; i < count; i++)
-        if (def->values[i].set && k[i].field && !field_of(&k[i]))
+        if (def->values[i].set && k[i].field && !is_taken(&k[i]))
             return fy_fail(e, FY_EUNSUPPORTED, "%s: this ferryd gives its guests none (leave it away)",
                            k[i].name);
     return 0;

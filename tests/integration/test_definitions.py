@@ -111,6 +111,31 @@ def kept_and_started(pair):
     equal("state", a.state("g"), "paused")
 
 
+def disks(pair):
+    a = pair.alpha
+    files = [os.path.join(pair.folder, name) for name in ("one.img", "two.raw", "three")]
+    for path in files:
+        with open(path, "wb") as f:
+            f.truncate(4 << 20)
+    define(pair, a, "-d", files[0] + ",cache=none", "-d", files[1] + ",ro,name=second")
+    equal("disks", a.json("export", "g")[0]["disks"], [files[0] + ",cache=none", files[1] + ",ro,name=second"])
+    a.vmctl("start", "g")
+    running(a)
+    got = [(d["source"], d["cache"], d["read_only"]) for d in a.guest("g")["disks"]]
+    equal("the guest's", got, [(files[0], "none", False), (files[1], "writeback", True)])
+    equal("the second's name", a.guest("g")["disks"][1]["name"], "second")
+    a.vmctl("stop", "g", "-f")
+    a.vmctl("set", "g", "disks=" + files[2])
+    refused(a, 2, "does not say what format", "start", "g")
+    a.vmctl("set", "g", "disks=" + files[2] + ",format=raw")
+    a.vmctl("start", "g")
+    running(a)
+    equal("disks after set", [d["source"] for d in a.guest("g")["disks"]], [files[2]])
+    a.vmctl("stop", "g", "-f")
+    os.unlink(files[2])
+    refused(a, 2, "three", "start", "g")
+
+
 def paths_of_files(pair):
     """Paths in a file are seen from its folder, those of options from where vmctl runs; the daemon gets absolute ones."""
     a = pair.alpha
@@ -380,7 +405,7 @@ def death_in_a_move(point, side):
 
 DEATHS = [(13, "alpha"), (17, "alpha"), (18, "alpha"), (19, "alpha"), (37, "beta"), (50, "alpha"), (51, "alpha"), (52, "alpha"),
           (53, "alpha"), (62, "beta"), (63, "beta"), (64, "beta"), (80, "alpha"), (84, "beta")]
-CHECKS = [kept_and_started, paths_of_files, refusals, autostart, after_crashes, logs, moved_away, there_and_back, defined_on_both,
+CHECKS = [kept_and_started, disks, paths_of_files, refusals, autostart, after_crashes, logs, moved_away, there_and_back, defined_on_both,
           *(death_in_a_move(point, side) for point, side in DEATHS)]
 
 
