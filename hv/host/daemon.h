@@ -111,6 +111,9 @@ struct fyd_client {
     unsigned refs;       /* callbacks under way that name it */
     struct fyd_job *job; /* whose messages it gets */
     bool to_the_end;     /* also over an uncertain time */
+    /* A request of the daemon's own: its answers go here, and `gone` is set from the start. */
+    void (*sink)(struct fyd_client *c, const Ferry__ApiReply *r);
+    char sink_name[FYD_NAME_MAX];
 };
 
 struct fyd_job {
@@ -185,6 +188,7 @@ struct fyd {
     struct fyd_host *hosts;
     struct fyd_client *clients;
     struct fyd_ho *handovers;
+    struct fyd_def *defs; /* hv/host/define.h */
     int api_sock;
     struct fy_watch *api_watch;
     int peer_sock;
