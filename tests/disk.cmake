@@ -1,3 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 ferry_unit_test(test_gate ferry_dev ferry_mem ferry_base)
 ferry_unit_test(test_virtio ferry_dev ferry_mem ferry_proto ferry_base)
+ferry_unit_test(test_blk ferry_backend ferry_dev ferry_mem ferry_proto ferry_base)

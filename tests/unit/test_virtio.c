@@ -328,21 +328,6 @@ static void rings_outside(void **state)
     world_done(&w);
 }
 
-/* Wait until the device says that it needs a reset; its configuration interrupt tells. */
-static void await_broken(struct drv *d)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 20;
-    pthread_mutex_lock(&d->lock);
-    while (!d->interrupts[d->config_vector])
-        if (pthread_cond_timedwait(&d->some, &d->lock, &until))
-            fail_msg("the device did not notice");
-    d->interrupts[d->config_vector] = 0;
-    pthread_mutex_unlock(&d->lock);
-    assert_int_equal(drv_read(d, 20, 1) & 64, 64);
-}
-
 static void broken_split(struct drv *d, int how)
 {
     struct drv_queue *q = &d->q[0];
@@ -395,7 +380,7 @@ static void broken_drivers(void **state)
         assert_int_equal(drv_do(d, 0, s, 2), 4);
         broken_split(d, how);
         drv_kick(d, 0);
-        await_broken(d);
+        drv_await_broken(d);
         save_and_load(&w); /* it may move while it is broken */
         assert_int_equal(drv_read(d, 20, 1) & 64, 64);
     }
@@ -413,7 +398,7 @@ static void broken_drivers(void **state)
                          (uint16_t)(avail | flags));
         }
         drv_kick(d, 0);
-        await_broken(d);
+        drv_await_broken(d);
     }
     world_done(&w);
 }
