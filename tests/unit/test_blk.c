@@ -248,6 +248,30 @@ static void write_through(void **state)
     disk_done(&k);
 }
 
+/* A flush of the device's own: once at a time, and not while it is paused. */
+static void written_back(void **state)
+{
+    (void)state;
+    struct disk k;
+    struct fake *fake = fake_new(BYTES, false);
+    disk_init(&k, &fake->b, 1);
+    drv_start(&k.d, ALL_FEATURES, 1, 64);
+    fake->slow = true;
+    for (unsigned i = 0; i < 5; i++)
+        fy_virtio_blk_write_back(&k.d.dev);
+    assert_int_equal(fake->in_flight, 1);
+    k.d.dev.ops->pause(k.d.dev.dev);
+    fy_virtio_blk_write_back(&k.d.dev);
+    k.d.dev.ops->resume(k.d.dev.dev);
+    fake->log[fake->logged] = 0;
+    assert_string_equal(fake->log, "F");
+    fy_virtio_blk_write_back(&k.d.dev);
+    assert_int_equal(fake->in_flight, 1);
+    fake->slow = false;
+    assert_int_equal(disk_do(&k, BLK_OUT, 0, 512), 0);
+    disk_done(&k);
+}
+
 /* More requests than the device takes at once; a pause and a reset with requests in flight; a move. */
 static void drained(void **state)
 {
@@ -506,11 +530,11 @@ static void states(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(configuration),   cmocka_unit_test(wrong_requests), cmocka_unit_test(read_only),
-        cmocka_unit_test(write_through),   cmocka_unit_test(drained),        cmocka_unit_test(gated),
-        cmocka_unit_test(dirty_blocks),    cmocka_unit_test(locks),          cmocka_unit_test(shorter),
-        cmocka_unit_test(sparse),          cmocka_unit_test(states),         cmocka_unit_test(traffic_uring),
-        cmocka_unit_test(traffic_threads), cmocka_unit_test(traffic_direct),
+        cmocka_unit_test(configuration), cmocka_unit_test(wrong_requests),  cmocka_unit_test(read_only),
+        cmocka_unit_test(write_through), cmocka_unit_test(drained),         cmocka_unit_test(written_back),
+        cmocka_unit_test(gated),         cmocka_unit_test(dirty_blocks),    cmocka_unit_test(locks),
+        cmocka_unit_test(shorter),       cmocka_unit_test(sparse),          cmocka_unit_test(states),
+        cmocka_unit_test(traffic_uring), cmocka_unit_test(traffic_threads), cmocka_unit_test(traffic_direct),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
