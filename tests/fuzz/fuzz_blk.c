@@ -9,9 +9,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "hv/base/checked.h"
 #include "hv/dev/virtio_blk.h"
 #include "proto/wire.h"
-#include "hv/base/checked.h"
 #include "tests/fuzz/device.h"
 #include "tests/unit/memory_fixture.h"
 
