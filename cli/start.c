@@ -19,7 +19,8 @@ enum {
     OPT_DEBUG_EXIT,
     OPT_RING,
     OPT_PAUSED,
-    OPT_NO_RNG
+    OPT_NO_RNG,
+    OPT_VSOCK
 };
 
 static const struct option longs[] = {
@@ -38,6 +39,7 @@ static const struct option longs[] = {
     {"dirty-ring", optional_argument, NULL, OPT_RING},
     {"paused", no_argument, NULL, OPT_PAUSED},
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
+    {"vsock", optional_argument, NULL, OPT_VSOCK},
     {NULL, 0, NULL, 0},
 };
 
@@ -108,6 +110,11 @@ static int option(struct cli *c, struct start *s, int o)
         if (cli_parse_number(optarg ? optarg : "4096", 1024, 65536, &v) < 0 || (v & (v - 1)))
             return cli_fail(c, FY_EUSAGE, "--dirty-ring=%s: a power of two from 1024 to 65536", optarg);
         s->op.dirty_ring = (uint32_t)v;
+        break;
+    case OPT_VSOCK:
+        if (cli_parse_number(optarg ? optarg : "3", 3, UINT32_MAX - 1, &v) < 0)
+            return cli_fail(c, FY_EUSAGE, "--vsock=%s: a guest's CID is 3 or more", optarg);
+        s->op.vsock_cid = (uint32_t)v;
         break;
     case OPT_NO_RNG:
         s->op.no_rng = true;

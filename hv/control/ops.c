@@ -258,6 +258,10 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_COUNT:
     case FERRY__REQUEST__OP_DIGEST:
         return fy_op_icount(c, q, a, e);
+    case FERRY__REQUEST__OP_VSOCK_ANSWER:
+        return fy_op_vsock_answer(s, q->vsock_answer->id, fds, nfds, a, e);
+    case FERRY__REQUEST__OP_STATS:
+        return fy_op_stats(s, a, e);
     case FERRY__REQUEST__OP_BALLOON:
         return fy_op_balloon(s, q->balloon, a, e);
     case FERRY__REQUEST__OP_SAVE_STATE:

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Requests about devices. */
+#include <errno.h>
 #include <string.h>
 
+#include "hv/base/io.h"
 #include "hv/control/internal.h"
+#include "hv/dev/virtio_vsock.h"
 
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a, struct fy_err *e)
 {
@@ -29,5 +32,57 @@ int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct f
     }
     a->resp.op_case = FERRY__RESPONSE__OP_BALLOON;
     a->resp.balloon = r;
+    return 0;
+}
+
+int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e)
+{
+    (void)e;
+    Ferry__StatsReply *r = &a->u.stats;
+    struct fy_virtio *balloon = fy_machine_balloon(s->m);
+    struct fy_machine_times t;
+    ferry__stats_reply__init(r);
+    r->devices = a->device_list;
+    const struct fy_device *d;
+    for (unsigned i = 0; (d = fy_machine_nth_device(s->m, i)) && r->n_devices < FY_DEVICES_MAX; i++) {
+        struct fy_dev_counters c;
+        if (!d->ops->counters)
+            continue;
+        d->ops->counters(d->dev, &c);
+        Ferry__DeviceStats *o = &a->devices[r->n_devices];
+        ferry__device_stats__init(o);
+        o->id = (char *)(uintptr_t)d->id;
+        o->type = (char *)(uintptr_t)d->ops->type;
+        o->requests = c.requests;
+        o->from_guest = c.from_guest;
+        o->to_guest = c.to_guest;
+        a->device_list[r->n_devices++] = o;
+    }
+    fy_machine_times(s->m, &t);
+    r->memory_resident = t.resident;
+    if (balloon) {
+        struct fy_balloon_status b;
+        fy_balloon_status(balloon, &b);
+        r->balloon = b.actual;
+        r->reported = b.reported;
+    }
+    a->resp.op_case = FERRY__RESPONSE__OP_STATS;
+    a->resp.stats = r;
+    return 0;
+}
+
+int fy_op_vsock_answer(struct fy_server *s, uint64_t id, const int *fds, int nfds, struct fy_answer *a,
+                       struct fy_err *e)
+{
+    struct fy_virtio *vsock = fy_machine_vsock(s->m);
+    if (!vsock)
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no socket device");
+    int fd = nfds > 0 ? fy_dup(fds[0]) : -1;
+    if (nfds > 0 && fd < 0)
+        return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot keep the connection's socket");
+    fy_vsock_answer(vsock, id, fd);
+    ferry__empty__init(&a->u.empty);
+    a->resp.op_case = FERRY__RESPONSE__OP_EMPTY;
+    a->resp.empty = &a->u.empty;
     return 0;
 }

@@ -10,6 +10,7 @@
 
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
+#include "hv/host/cgroup.h"
 #include "hv/host/chan.h"
 #include "hv/host/handover.h"
 #include "hv/host/hvlink.h"
@@ -65,6 +66,7 @@ struct fyd_guest {
     char warning[256];
     char engine[64];
     char isolation[64];
+    struct fyd_limits limits;
     int32_t exit_status;
     uint8_t handover[FYD_ID_LEN];
     /* of the last status */
@@ -361,6 +363,22 @@ bool fyd_invite_open(struct fyd *d);
 /* Open the key and certificate for a worker: fds[0], fds[1], CLOEXEC. */
 int fyd_identity(struct fyd *d, int fds[2], struct fy_err *e);
 
+/* vsock.c */
+/* The guest's listening socket, vsock.sock in its folder. -1 on error. */
+int fyd_vsock_listen(struct fyd_guest *g, struct fy_err *e);
+/* The guest asks for a port of the host: join it to who listens at vsock.sock_PORT in its folder, or refuse.
+ */
+void fyd_vsock_connect(struct fyd_guest *g, uint32_t port, uint64_t id);
+
+/* limits.c */
+void fyd_api_limit(struct fyd_client *c, const Ferry__ApiLimit *op);
+/* The guest's process is new: into its cgroup, with its limits. Says in the log what cannot be. */
+void fyd_limits_join(struct fyd_guest *g);
+void fyd_limits_leave(struct fyd_guest *g);
+
+/* stats.c */
+void fyd_api_stats(struct fyd_client *c);
+
 /* doctor.c */
 void fyd_doctor(struct fyd_client *c);
 
@@ -386,6 +404,8 @@ void fyd_changed_host(struct fyd *d, struct fyd_host *h, bool removed);
 void fyd_job_tell(struct fyd_job *job);
 
 /* api_guest.c */
+/* The guest by its name, in a state in which its hypervisor answers; else replies and returns NULL. */
+struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name);
 void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, int nfds);
 void fyd_api_status(struct fyd_client *c, const char *name);
 void fyd_api_console(struct fyd_client *c, const Ferry__ApiConsole *op);

@@ -129,6 +129,8 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         kit_add(k, "--initrd-fd", l->initrd_fd, false);
     for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
         kit_add(k, "--disk-fd", l->disk_fds[i], false);
+    if (l->machine->vsock_cid && kit_add(k, "--vsock-fd", fyd_vsock_listen(g, e), true) < 0)
+        return -1;
     int pair[2];
     if (fy_msg_pair(pair, e) < 0)
         return -1;
@@ -191,6 +193,10 @@ static void on_process_end(int fd, unsigned ready, void *arg)
 
 static void on_event(void *arg, const Ferry__Event *ev)
 {
+    if (ev->vsock_id) {
+        fyd_vsock_connect(arg, ev->vsock_port, ev->vsock_id);
+        return;
+    }
     fyd_guest_hv_state(arg, ev->state, ev->report, ev->exit_status);
 }
 
@@ -394,6 +400,7 @@ static int launch(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k
     fy_close(&log_fd);
     if (rc < 0)
         return -1;
+    fyd_limits_join(g);
     int flags = fcntl(g->ready_sock, F_GETFL);
     fcntl(g->ready_sock, F_SETFL, flags | O_NONBLOCK);
     g->pid_watch = fy_watch_fd(g->d->loop, g->pidfd, FY_READ, on_process_end, g, e);

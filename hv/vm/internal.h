@@ -13,7 +13,6 @@
 
 /* The chips that every machine has, by their place in `devices`; the others follow. */
 enum { DEV_CONSOLE, DEV_SERIAL, DEV_RTC, DEV_PM, DEV_FIXED };
-#define DEVICES_MAX 40
 
 struct fy_vcpu_thread {
     struct fy_machine *m;
@@ -29,12 +28,12 @@ struct fy_machine {
     struct fy_bus *bus;
     struct fy_engine *engine;
     struct fy_logdirty *logdirty;
-    struct fy_device devices[DEVICES_MAX];
+    struct fy_device devices[FY_DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
-    struct fy_virtio *balloon; /* NULL: none */
-    struct fy_pci *pci;        /* NULL: revision 1 */
-    struct fy_iothread *io;    /* of the devices that have little to do */
+    struct fy_virtio *balloon, *vsock; /* NULL: none */
+    struct fy_pci *pci;                /* NULL: revision 1 */
+    struct fy_iothread *io;            /* of the devices that have little to do */
     struct fy_device *disks[FY_DISKS_MAX];
     unsigned disk_count;
     struct fy_gate *gate; /* what goes out of the machine passes it */
@@ -47,6 +46,7 @@ struct fy_machine {
     void (*console_room)(void *arg);
     void (*ended)(void *arg);
     void (*reached)(void *arg);
+    void (*vsock_connect)(void *arg, uint32_t port, uint64_t id);
     pthread_mutex_t console_lock;
 
     pthread_mutex_t lock;
