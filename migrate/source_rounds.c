@@ -137,6 +137,9 @@ static int one_round(struct fy_source *s, uint64_t deadline_ns, struct fy_round 
     s->round++;
     if (fy_fault_hit(FY_FAULT_SRC_ROUND))
         return fy_fail(e, FY_EFAIL, "fault point %d", FY_FAULT_SRC_ROUND);
+    /* The latch makes the disks durable: most of that is done here, while the guest runs. */
+    if (s->machine->n_disks && fy_ctl_write_back(s->ctl, e) < 0)
+        return -1;
     if (!each && fy_ctl_tracker_take(s->ctl, s->tracker, 0, s->pages, true, NULL, NULL, e) < 0)
         return -1;
     uint64_t begun = fy_now_ns();

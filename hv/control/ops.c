@@ -204,6 +204,9 @@ static int op_plain(struct fy_conn *c, const Ferry__Request *q, struct fy_err *e
             return fy_fail(e, FY_ESTATE, "the guest is not running");
         fy_machine_power_button(l->m);
         return 0;
+    case FERRY__REQUEST__OP_WRITE_BACK:
+        fy_machine_write_back(l->m);
+        return 0;
     case FERRY__REQUEST__OP_RESET:
         return fy_life_reset(l, e);
     case FERRY__REQUEST__OP_QUIT:

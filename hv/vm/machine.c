@@ -49,9 +49,13 @@ static bool expects(const Ferry__Machine *d, const char *id)
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
             return all[i].here;
-    unsigned disk;
-    int end = 0;
-    return sscanf(id, "disk%u%n", &disk, &end) == 1 && !id[end] && disk < d->n_disks;
+    for (size_t i = 0; i < d->n_disks && i < FY_DISKS_LIMIT; i++) {
+        char disk[32];
+        snprintf(disk, sizeof disk, "disk%zu", i);
+        if (!strcmp(id, disk))
+            return true;
+    }
+    return false;
 }
 
 static void check_devices(const Ferry__Machine *d, struct fy_err *why)

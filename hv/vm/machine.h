@@ -71,6 +71,8 @@ int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, 
 int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
 /* Lock them again: FY_ESTATE while another has one. Repeat at will. Paused. */
 int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
+/* Begin to make durable what was written to the disks; does not wait. */
+void fy_machine_write_back(struct fy_machine *m);
 bool fy_machine_has_disks(const struct fy_machine *m);
 struct fy_loop *fy_machine_loop(struct fy_machine *m);
 
