@@ -9,7 +9,16 @@
 #include "cli/cli.h"
 #include "hv/base/io.h"
 
-enum { OPT_MODEL = 256, OPT_ENGINE, OPT_PREALLOC, OPT_HUGE, OPT_DEBUG_EXIT, OPT_RING, OPT_PAUSED };
+enum {
+    OPT_MODEL = 256,
+    OPT_ENGINE,
+    OPT_PREALLOC,
+    OPT_HUGE,
+    OPT_DEBUG_EXIT,
+    OPT_RING,
+    OPT_PAUSED,
+    OPT_NO_RNG
+};
 
 static const struct option longs[] = {
     {"console", no_argument, NULL, 'c'},
@@ -25,6 +34,7 @@ static const struct option longs[] = {
     {"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
     {"dirty-ring", optional_argument, NULL, OPT_RING},
     {"paused", no_argument, NULL, OPT_PAUSED},
+    {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {NULL, 0, NULL, 0},
 };
 
@@ -79,6 +89,9 @@ static int option(struct cli *c, struct start *s, int o)
         if (cli_parse_number(optarg ? optarg : "4096", 1024, 65536, &v) < 0 || (v & (v - 1)))
             return cli_fail(c, FY_EUSAGE, "--dirty-ring=%s: a power of two from 1024 to 65536", optarg);
         s->op.dirty_ring = (uint32_t)v;
+        break;
+    case OPT_NO_RNG:
+        s->op.no_rng = true;
         break;
     default:
         s->op.paused = true;

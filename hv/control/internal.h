@@ -4,6 +4,7 @@
 
 #include "hv/base/msg.h"
 #include "hv/control/server.h"
+#include "hv/dev/virtio_devices.h"
 #include "proto/control.pb-c.h"
 
 #define FY_CONNECTIONS_MAX 64
@@ -76,7 +77,9 @@ struct fy_answer {
         Ferry__CountReply count;
         Ferry__DigestReply digest;
         Ferry__ConsoleAttachReply console_attach;
+        Ferry__BalloonReply balloon;
     } u;
+    uint64_t balloon_stats[FY_BALLOON_STATS];
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
     uint64_t vcpu_dirty[64];
@@ -94,6 +97,9 @@ int fy_op_tracker(struct fy_conn *c, const Ferry__Request *req, struct fy_answer
  * filled, -1: with an error, 0: not yet. */
 int fy_op_icount(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
 int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
+/* ops_devices.c */
+int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,
+                  struct fy_err *e);
 void fy_trackers_close(struct fy_conn *c);
 
 /* console.c */

@@ -252,6 +252,8 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_COUNT:
     case FERRY__REQUEST__OP_DIGEST:
         return fy_op_icount(c, q, a, e);
+    case FERRY__REQUEST__OP_BALLOON:
+        return fy_op_balloon(s, q->balloon, a, e);
     case FERRY__REQUEST__OP_SAVE_STATE:
         return op_save(s, a, e);
     case FERRY__REQUEST__OP_LOAD_STATE:

@@ -100,8 +100,8 @@ struct fy_engine_ops {
 
     /* A message-signalled interrupt (Intel SDM volume 3, 11.11). Any thread, any time. */
     void (*msi)(struct fy_engine *en, uint64_t address, uint32_t data);
-    /* Optional: a write at gpa signals the eventfd without vcpu_run seeing it; false where that cannot be, then
-     * it goes to the bus. Any thread. */
+    /* Optional: a write at gpa signals the eventfd without vcpu_run seeing it; false where that cannot be,
+     * then it goes to the bus. Any thread. */
     bool (*doorbell)(struct fy_engine *en, uint64_t gpa, int eventfd, bool on);
 
     const struct fy_dirty_ops *dirty; /* for fy_logdirty_new, with the engine as arg */

@@ -67,16 +67,6 @@ struct fy_iothread *fy_iothread_new(const char *name, struct fy_err *e)
     return t;
 }
 
-void fy_iothread_free(struct fy_iothread *t)
-{
-    if (!t)
-        return;
-    fy_loop_stop(t->loop);
-    pthread_join(t->thread, NULL);
-    fy_loop_free(t->loop);
-    free(t);
-}
-
 struct fy_loop *fy_iothread_loop(struct fy_iothread *t)
 {
     return t->loop;
@@ -111,4 +101,20 @@ void fy_iothread_run(struct fy_iothread *t, void (*fn)(void *arg), void *arg)
     pthread_mutex_unlock(&c.lock);
     pthread_mutex_destroy(&c.lock);
     pthread_cond_destroy(&c.over);
+}
+
+static void stop_loop(void *arg)
+{
+    fy_loop_stop(arg);
+}
+
+void fy_iothread_free(struct fy_iothread *t)
+{
+    if (!t)
+        return;
+    /* On its own thread: a stop that came before the loop has begun would be lost. */
+    fy_iothread_run(t, stop_loop, t->loop);
+    pthread_join(t->thread, NULL);
+    fy_loop_free(t->loop);
+    free(t);
 }

@@ -462,7 +462,8 @@ static int add_platform(struct fy_pci *pci, struct fy_err *e)
     static const struct fy_pci_id bridge = {.vendor = 0x8086, .device = 0x1237, .class_code = 0x060000};
     static const struct fy_pci_id isa = {
         .vendor = 0x8086, .device = 0x7000, .class_code = 0x060100, .multifunction = true};
-    static const struct fy_pci_id power = {.vendor = 0x8086, .device = 0x7113, .class_code = 0x068000};
+    static const struct fy_pci_id power = {
+        .vendor = 0x8086, .device = 0x7113, .revision = 3, .class_code = 0x068000};
     if (fy_pci_add(pci, 0, 0, &bridge, NULL, NULL, &pci->bridge, e) < 0 ||
         fy_pci_add(pci, 1, 0, &isa, NULL, NULL, &pci->isa, e) < 0 ||
         fy_pci_add(pci, 1, 3, &power, NULL, NULL, &pci->power, e) < 0)

@@ -9,4 +9,32 @@
 int fy_virtio_rng_new(struct fy_pci *pci, struct fy_gmem *gmem, struct fy_iothread *io, unsigned slot,
                       struct fy_device *out, struct fy_err *e);
 
+int fy_virtio_balloon_new(struct fy_pci *pci, struct fy_gmem *gmem, struct fy_iothread *io, unsigned slot,
+                          struct fy_virtio **v, struct fy_device *out, struct fy_err *e);
+/* How much of its memory the guest is asked to give up, in bytes (whole pages, at most all). Any thread. */
+void fy_balloon_set_target(struct fy_virtio *balloon, uint64_t bytes);
+
+/* Statistics by their tag (virtio 1.2, 5.5.6.3): bytes, faults, bytes. */
+enum {
+    FY_BALLOON_SWAP_IN,
+    FY_BALLOON_SWAP_OUT,
+    FY_BALLOON_MAJOR_FAULTS,
+    FY_BALLOON_MINOR_FAULTS,
+    FY_BALLOON_FREE,
+    FY_BALLOON_TOTAL,
+    FY_BALLOON_AVAILABLE,
+    FY_BALLOON_CACHES,
+    FY_BALLOON_HUGE_ALLOC,
+    FY_BALLOON_HUGE_FAIL,
+    FY_BALLOON_STATS
+};
+struct fy_balloon_status {
+    uint64_t target, actual; /* bytes asked for, bytes given up as the guest says */
+    uint64_t reported;       /* bytes of free pages given back, since this process has the guest */
+    bool stats_known;        /* the guest's driver has sent statistics */
+    uint64_t stats[FY_BALLOON_STATS];
+};
+/* What is known now; has the guest send newer statistics for the next call. Any thread. */
+void fy_balloon_status(struct fy_virtio *balloon, struct fy_balloon_status *s);
+
 #endif

@@ -144,7 +144,7 @@ static void fill_machine(struct start *s)
     const Ferry__ApiStart *op = s->op;
     ferry__machine__init(m);
     ferry__cpu_policy__init(&s->cpu);
-    m->revision = 1;
+    m->revision = 0; /* the newest, as ferry-hv knows it */
     m->uuid = (ProtobufCBinaryData){FYD_ID_LEN, s->uuid};
     m->name = op->name;
     m->memory_bytes = op->memory_bytes ? op->memory_bytes : 512ull << 20;
@@ -159,6 +159,8 @@ static void fill_machine(struct start *s)
     m->engine = s->engine.name;
     m->icount_ns = s->engine.icount_ns;
     m->icount_seed = s->engine.icount_seed;
+    m->rng = !op->no_rng && !m->icount_ns;
+    m->balloon = !m->icount_ns;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
 }

@@ -111,11 +111,18 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
+    if (!m->desc->rng && !m->desc->balloon)
+        return 0;
     m->io = fy_iothread_new("devices", e);
     if (!m->io)
         return -1;
     if (m->desc->rng) {
         if (fy_virtio_rng_new(m->pci, m->gmem, m->io, FY_SLOT_RNG, next(m), e) < 0)
+            return -1;
+        m->device_count++;
+    }
+    if (m->desc->balloon) {
+        if (fy_virtio_balloon_new(m->pci, m->gmem, m->io, FY_SLOT_BALLOON, &m->balloon, next(m), e) < 0)
             return -1;
         m->device_count++;
     }
@@ -232,4 +239,9 @@ size_t fy_machine_console_room(struct fy_machine *m)
 void fy_machine_power_button(struct fy_machine *m)
 {
     fy_pm_power_button(&m->devices[DEV_PM]);
+}
+
+struct fy_virtio *fy_machine_balloon(struct fy_machine *m)
+{
+    return m->balloon;
 }

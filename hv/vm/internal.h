@@ -30,8 +30,9 @@ struct fy_machine {
     struct fy_device devices[DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
-    struct fy_pci *pci;     /* NULL: revision 1 */
-    struct fy_iothread *io; /* of the devices that have little to do */
+    struct fy_virtio *balloon; /* NULL: none */
+    struct fy_pci *pci;        /* NULL: revision 1 */
+    struct fy_iothread *io;    /* of the devices that have little to do */
     struct fy_loop *loop;
     int kernel_fd, initrd_fd;
     int runlog_fd;

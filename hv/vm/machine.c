@@ -42,6 +42,7 @@ static bool expects(const Ferry__Machine *d, const char *id)
         {"debug-exit", d->debug_exit},
         {"pci", d->revision >= 2},
         {"rng", d->rng},
+        {"balloon", d->balloon},
     };
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
@@ -55,13 +56,12 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
         if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    if (d->rng && d->revision < 2)
-        fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for an entropy device",
-                      d->revision);
-    if (d->rng && d->icount_ns)
-        fy_reason_add(
-            why, FY_EREFUSED,
-            "icount runs are repeatable, an entropy device's bytes are not: start it without --rng");
+    const char *virtio = d->rng ? "an entropy device" : d->balloon ? "a balloon" : NULL;
+    if (virtio && d->revision < 2)
+        fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
+                      virtio);
+    if (virtio && d->icount_ns)
+        fy_reason_add(why, FY_EREFUSED, "icount runs are repeatable, what comes from %s is not", virtio);
 }
 
 int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, struct fy_err *e)

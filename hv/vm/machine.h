@@ -19,6 +19,7 @@
 #define FY_MACHINE_REVISION 2 /* of new machines; 1, without PCI, runs too */
 
 struct fy_machine;
+struct fy_virtio;
 
 struct fy_machine_config {
     const Ferry__Machine *desc; /* copied */
@@ -112,6 +113,8 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
                              uint64_t *position);
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
+/* The memory balloon, or NULL. */
+struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
 void fy_machine_power_button(struct fy_machine *m);
 
 #endif

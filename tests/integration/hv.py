@@ -9,7 +9,7 @@ import tempfile
 MSG_MAX = 128 << 10
 
 # Request.op, Response.op and the fields that are used
-REQUEST = {"describe": 4, "pause": 6, "save_state": 14, "load_state": 15, "run": 18, "quit": 22, "run_to": 24, "count": 25, "digest": 26}
+REQUEST = {"describe": 4, "pause": 6, "save_state": 14, "load_state": 15, "run": 18, "quit": 22, "run_to": 24, "count": 25, "digest": 26, "balloon": 27}
 
 
 class Refused(Exception):
@@ -63,6 +63,18 @@ def parse(data):
             value = int.from_bytes(data[at:at + size], "little")
             at += size
         out.setdefault(key >> 3, []).append(value)
+    return out
+
+
+def packed(data):
+    """The numbers of a packed repeated field."""
+    out, n, shift = [], 0, 0
+    for byte in data:
+        n |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            out.append(n)
+            n = shift = 0
     return out
 
 
