@@ -5,6 +5,7 @@
 
 #include "cli/args.h"
 #include "cli/cli.h"
+#include "cli/net.h"
 #include "hv/base/hex.h"
 
 struct listing {
@@ -85,6 +86,22 @@ int verb_status(struct cli *c)
     return code;
 }
 
+static void show_nics(const Ferry__ApiGuest *g)
+{
+    for (size_t i = 0; i < g->machine->n_nics; i++) {
+        char mac[18], spec[1024], in[16], out[16];
+        const Ferry__NicStatus *n = g->pid && i < g->n_nics ? g->nics[i] : NULL;
+        cli_mac_format(g->machine->nics[i], mac);
+        cli_nic_format(g->machine->nics[i], spec, sizeof spec);
+        printf("net%-2zu       %s  %s", i, mac, spec);
+        if (n)
+            printf(", link %s, received %s (%llu frames lost), sent %s (%llu lost)", n->link ? "up" : "down",
+                   cli_size(n->rx_bytes, in), (unsigned long long)n->rx_dropped, cli_size(n->tx_bytes, out),
+                   (unsigned long long)n->tx_dropped);
+        putchar('\n');
+    }
+}
+
 static void show_text(const Ferry__ApiGuest *g)
 {
     char a[24], b[24], size[16], resident[16], uuid[FY_UUID_TEXT] = "";
@@ -102,6 +119,7 @@ static void show_text(const Ferry__ApiGuest *g)
                cli_size(g->memory_resident, resident));
         if (*m->cmdline)
             printf("cmdline     %s\n", m->cmdline);
+        show_nics(g);
     }
     if (g->pid)
         printf("has run     %s, %s of CPU time\n", cli_time(g->running_ns, a), cli_time(g->vcpu_cpu_ns, b));

@@ -7,6 +7,7 @@
 
 #include "cli/args.h"
 #include "cli/cli.h"
+#include "cli/net.h"
 #include "hv/base/io.h"
 
 enum {
@@ -34,6 +35,7 @@ static const struct option longs[] = {
     {"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
     {"dirty-ring", optional_argument, NULL, OPT_RING},
     {"paused", no_argument, NULL, OPT_PAUSED},
+    {"net", optional_argument, NULL, 'n'},
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {NULL, 0, NULL, 0},
 };
@@ -42,7 +44,27 @@ struct start {
     Ferry__ApiStart op;
     const char *kernel, *initrd;
     bool console;
+    struct cli_nic nics[CLI_NICS_MAX];
+    Ferry__Nic *nic_list[CLI_NICS_MAX];
 };
+
+/* -n, its words in the same argument or in the next one. */
+static int add_nic(struct cli *c, struct start *s)
+{
+    char why[160];
+    const char *spec = optarg;
+    size_t i = s->op.n_nics;
+    if (!spec && optind < c->argc && cli_nic_is_spec(c->argv[optind]))
+        spec = c->argv[optind++];
+    if (i == CLI_NICS_MAX)
+        return cli_fail(c, FY_EUSAGE, "-n: a guest has at most %d network cards", CLI_NICS_MAX);
+    s->nic_list[i] = &s->nics[i].nic;
+    s->op.nics = s->nic_list;
+    s->op.n_nics++;
+    if (cli_nic_parse(spec ? spec : "", &s->nics[i], why, sizeof why) < 0)
+        return cli_fail(c, FY_EUSAGE, "-n %s: %s", spec ? spec : "", why);
+    return 0;
+}
 
 static int option(struct cli *c, struct start *s, int o)
 {
@@ -90,6 +112,8 @@ static int option(struct cli *c, struct start *s, int o)
             return cli_fail(c, FY_EUSAGE, "--dirty-ring=%s: a power of two from 1024 to 65536", optarg);
         s->op.dirty_ring = (uint32_t)v;
         break;
+    case 'n':
+        return add_nic(c, s);
     case OPT_NO_RNG:
         s->op.no_rng = true;
         break;
@@ -123,34 +147,43 @@ static int open_image(struct cli *c, const char *path, int *fd)
     return 0;
 }
 
-int verb_start(struct cli *c)
+static int start(struct cli *c, struct start *s)
 {
-    struct start s = {.op = FERRY__API_START__INIT};
     int code = 0, o;
-    while ((o = cli_option(c, "cm:p:k:r:a:", longs, &code)) != -1) {
+    while ((o = cli_option(c, "cm:p:k:r:a:n::", longs, &code)) != -1) {
         if (o == -2)
             return code;
-        if ((code = option(c, &s, o)) != 0)
+        if ((code = option(c, s, o)) != 0)
             return code;
     }
     if ((code = cli_operands(c, 1, "NAME -k KERNEL [options]")) != 0)
         return code;
-    if (!s.kernel)
+    if (!s->kernel)
         return cli_fail(c, FY_EUSAGE, "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage)");
     int fds[2] = {-1, -1};
-    s.op.name = (char *)(uintptr_t)c->name;
-    s.op.has_initrd = s.initrd != NULL;
+    s->op.name = (char *)(uintptr_t)c->name;
+    s->op.has_initrd = s->initrd != NULL;
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
     req.op_case = FERRY__API_REQUEST__OP_START;
-    req.start = &s.op;
+    req.start = &s->op;
     struct cli_request r = {
-        .req = &req, .fds = fds, .nfds = s.initrd ? 2 : 1, .on_reply = on_reply, .arg = c};
-    code = open_image(c, s.kernel, &fds[0]);
-    if (code == 0 && s.initrd)
-        code = open_image(c, s.initrd, &fds[1]);
+        .req = &req, .fds = fds, .nfds = s->initrd ? 2 : 1, .on_reply = on_reply, .arg = c};
+    code = open_image(c, s->kernel, &fds[0]);
+    if (code == 0 && s->initrd)
+        code = open_image(c, s->initrd, &fds[1]);
     if (code == 0)
         code = cli_call(c, &r);
     fy_close(&fds[0]);
     fy_close(&fds[1]);
-    return code == 0 && s.console ? cli_console(c, c->name) : code;
+    return code == 0 && s->console ? cli_console(c, c->name) : code;
+}
+
+int verb_start(struct cli *c)
+{
+    static struct start s;
+    ferry__api_start__init(&s.op);
+    int code = start(c, &s);
+    for (size_t i = 0; i < s.op.n_nics; i++)
+        cli_nic_free(&s.nics[i]);
+    return code;
 }

@@ -18,6 +18,7 @@
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+#include "hv/dev/platform.h"
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
@@ -27,6 +28,7 @@ enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUN
 
 struct options {
     int fd[FD_COUNT];
+    int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX];
     bool incoming, paused, check, probe;
 };
 
@@ -40,10 +42,24 @@ struct hv {
 
 static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
                             "N --runlog-fd N --ready-fd N\n"
-                            "                [--kernel-fd N] [--initrd-fd N] [--incoming] [--paused]\n"
+                            "                [--kernel-fd N] [--initrd-fd N] [--nic-fd CARD.QUEUE=N]... [--incoming] "
+                            "[--paused]\n"
                             "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
                             "       ferry-hv --probe --kvm-fd N\n"
                             "ferryd starts this program; docs/spec/control.md describes it.\n";
+
+/* "CARD.QUEUE=N" */
+static int parse_nic(const char *text, struct options *o)
+{
+    unsigned card, queue, fd;
+    int end = 0;
+    if (sscanf(text, "%u.%u=%u%n", &card, &queue, &fd, &end) != 3 || text[end] || card >= FY_NICS_MAX ||
+        queue >= FY_NET_PAIRS_MAX || fd < 3 || fd > 1 << 20)
+        return -1;
+    o->nic_fds[card][queue] = (int)fd;
+    fy_set_cloexec((int)fd, true);
+    return 0;
+}
 
 static int parse_options(int argc, char **argv, struct options *o)
 {
@@ -52,10 +68,12 @@ static int parse_options(int argc, char **argv, struct options *o)
         {"mem-fd", 1, NULL, MEM},       {"mem-ro-fd", 1, NULL, MEM_RO},   {"runlog-fd", 1, NULL, RUNLOG},
         {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},   {"initrd-fd", 1, NULL, INITRD},
         {"incoming", 0, NULL, 'i'},     {"paused", 0, NULL, 'p'},         {"check", 0, NULL, 'c'},
-        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},        {NULL, 0, NULL, 0},
+        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},        {"nic-fd", 1, NULL, 'n'},
+        {NULL, 0, NULL, 0},
     };
     for (int i = 0; i < FD_COUNT; i++)
         o->fd[i] = -1;
+    memset(o->nic_fds, 0xff, sizeof o->nic_fds);
     int c;
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         char *end;
@@ -71,6 +89,10 @@ static int parse_options(int argc, char **argv, struct options *o)
             break;
         case 'q':
             o->probe = true;
+            break;
+        case 'n':
+            if (parse_nic(optarg, o) < 0)
+                return -1;
             break;
         case 'v':
             puts(FERRY_VERSION);
@@ -245,6 +267,21 @@ static void on_reached(void *arg)
         fy_server_reached(h->server);
 }
 
+static void tell_nic_lost(void *arg)
+{
+    struct hv *h = arg;
+    if (h->server)
+        fy_server_nics(h->server);
+}
+
+static void on_nic_lost(void *arg)
+{
+    struct hv *h = arg;
+    struct fy_err e;
+    if (fy_loop_post(h->loop, tell_nic_lost, h, &e) < 0)
+        fy_error("%s", e.text);
+}
+
 static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)
 {
     Ferry__Machine *desc = prepare(o, e);
@@ -260,6 +297,8 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .kernel_fd = o->fd[KERNEL],
             .initrd_fd = o->fd[INITRD],
             .runlog_fd = o->fd[RUNLOG],
+            .nic_fds = o->nic_fds,
+            .nic_lost = on_nic_lost,
             .incoming = o->incoming,
             .loop = h->loop,
             .arg = h,

@@ -204,14 +204,14 @@ void fy_server_reached(struct fy_server *s)
     }
 }
 
-void fy_server_changed(void *server)
+static void tell(struct fy_server *s, bool nics)
 {
-    struct fy_server *s = server;
     Ferry__ControlOut out = FERRY__CONTROL_OUT__INIT;
     Ferry__Event event = FERRY__EVENT__INIT;
     event.state = fy_life_state(s->life);
     event.report = (char *)(uintptr_t)fy_life_report(s->life);
     event.exit_status = fy_machine_exit_status(s->m);
+    event.nics = nics;
     out.kind_case = FERRY__CONTROL_OUT__KIND_EVENT;
     out.event = &event;
     /* A connection that is cut off here is closed by the loop's next look at it. */
@@ -220,5 +220,15 @@ void fy_server_changed(void *server)
             c->subscribed = false;
             shutdown(c->sock, SHUT_RDWR);
         }
-    fy_server_reached(s);
+}
+
+void fy_server_changed(void *server)
+{
+    tell(server, false);
+    fy_server_reached(server);
+}
+
+void fy_server_nics(struct fy_server *s)
+{
+    tell(s, true);
 }

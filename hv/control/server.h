@@ -20,6 +20,8 @@ void fy_server_free(struct fy_server *s);
 
 /* For the machine's callbacks. The state is another one: tell subscribers. Main thread. */
 void fy_server_changed(void *server);
+/* A network card has lost its backend: tell subscribers. Main thread. */
+void fy_server_nics(struct fy_server *s);
 /* The guest stands at the count that was asked for: answer who waits for it. Main thread. */
 void fy_server_reached(struct fy_server *s);
 /* The guest wrote: pass it to viewers. Any thread, console lock held. */

@@ -3,6 +3,7 @@
 #ifndef FERRY_DEV_VIRTIO_NET_H
 #define FERRY_DEV_VIRTIO_NET_H
 
+#include "hv/dev/gate.h"
 #include "hv/dev/net_backend.h"
 #include "hv/dev/virtio.h"
 
@@ -14,6 +15,7 @@ struct fy_virtio_net_config {
     uint16_t mtu;   /* 0: not said */
     uint64_t rate;  /* bytes/s each way; 0: no limit */
     struct fy_net_backend *backend; /* owned by the card from the call on, also on failure */
+    struct fy_gate *gate;           /* what is sent passes it; the caller's; NULL: open */
     /* Optional: the backend has gone. The card's thread, its lock held. */
     void (*link_lost)(void *arg);
     void *arg;

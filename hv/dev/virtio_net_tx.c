@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* From the driver's transmit queues to the backend. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "hv/base/checked.h"
@@ -95,12 +96,79 @@ static void done(struct net *n, struct fy_vq *q, unsigned i)
     fy_vq_put(q, &n->chain[i], 0);
 }
 
+/* A frame that the gate keeps. */
+struct kept {
+    struct fy_gate_item item; /* first */
+    struct net *n;
+    unsigned pair;
+    struct fy_net_hdr hdr;
+    uint32_t len;
+    uint8_t data[];
+};
+
+/* The machine may be paused: what was held is let out all the same. */
+static void kept_pass(struct fy_gate_item *item)
+{
+    struct kept *k = (struct kept *)item;
+    struct iovec iov[2] = {{&k->hdr, sizeof k->hdr}, {k->data, k->len}};
+    struct fy_net_tx f = {.iov = iov, .n = 2};
+    struct net *n = k->n;
+    bool gone = false;
+    fy_virtio_enter(n->v);
+    if (!n->link || n->b->ops->send(n->b, k->pair, &f, 1, &gone) != 1)
+        n->tx.dropped++;
+    /* That the link is lost the card's thread finds out by itself: watches are its own. */
+    fy_virtio_leave(n->v);
+    free(k);
+}
+
+static void kept_drop(struct fy_gate_item *item)
+{
+    free(item);
+}
+
+/* While the gate holds frames go one by one. 1: dealt with, 0: nothing is there. */
+static unsigned one_by_gate(struct net *n, struct fy_vq *q, struct net_pair *p)
+{
+    const struct fy_vq_chain *c = &n->chain[0];
+    struct fy_net_tx f;
+    bool gone = false;
+    if (fy_vq_pop(q, &n->chain[0]) != FY_VQ_GOT)
+        return 0;
+    uint32_t len = (uint32_t)(c->out_bytes - FY_NET_HDR_BYTES);
+    bool ok = n->link && lay_out(n, 0, &f);
+    struct kept *k = ok ? malloc(sizeof *k + len) : NULL;
+    if (!k) {
+        n->tx.dropped++;
+        fy_vq_put(q, c, 0);
+        return 1;
+    }
+    *k = (struct kept){.item = {.pass = kept_pass, .drop = kept_drop},
+                       .n = n,
+                       .pair = p->index < n->d.pairs ? p->index : 0,
+                       .hdr = n->hdr[0],
+                       .len = len};
+    fy_vq_fetch(c, FY_NET_HDR_BYTES, k->data, len);
+    done(n, q, 0);
+    if (fy_gate_pass(n->config.gate, &k->item)) {
+        struct iovec iov[2] = {{&k->hdr, sizeof k->hdr}, {k->data, k->len}};
+        f = (struct fy_net_tx){.iov = iov, .n = 2};
+        n->tx.dropped += n->b->ops->send(n->b, k->pair, &f, 1, &gone) != 1;
+        free(k);
+    }
+    if (gone)
+        net_link_lost(n);
+    return 1;
+}
+
 /* Take up to a batch and send it. Number of requests dealt with; 0: nothing is there, or it has to wait. */
 static unsigned batch(struct net *n, struct fy_vq *q, struct net_pair *p)
 {
     struct fy_net_tx f[NET_BATCH];
     unsigned count = 0;
     bool gone = false;
+    if (n->config.gate && (fy_gate_holding(n->config.gate) || fy_gate_kept(n->config.gate)))
+        return one_by_gate(n, q, p);
     while (count < NET_BATCH && fy_vq_pop(q, &n->chain[count]) == FY_VQ_GOT) {
         if (n->link && lay_out(n, count, &f[count])) {
             count++;

@@ -134,6 +134,8 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.engine = g->engine;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
+    a.nics = g->nics;
+    a.n_nics = g->n_nics;
     r.kind_case = FERRY__API_REPLY__KIND_GUEST;
     r.guest = &a;
     r.last = last;
@@ -372,6 +374,9 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
         break;
     case FERRY__API_REQUEST__OP_DIRTY_RATE:
         fyd_api_dirty_rate(c, r->dirty_rate);
+        break;
+    case FERRY__API_REQUEST__OP_NIC_RATE:
+        fyd_api_nic_rate(c, req->nic_rate);
         break;
     case FERRY__API_REQUEST__OP_RESET:
         fyd_api_reset(c, r->reset->name);

@@ -10,6 +10,7 @@
 #include "hv/host/console.h"
 #include "hv/host/engine.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "proto/wire.h"
 
 #define CALL_MS 10000
@@ -58,6 +59,20 @@ static struct fyd_guest *live_guest(struct fyd_client *c, const char *name)
     return NULL;
 }
 
+static int check_nics(const Ferry__ApiStart *op, struct fy_err *e)
+{
+    char all[FY_ERR_TEXT] = "", why[256];
+    size_t at = 0;
+    if (op->n_nics > FYD_NICS_MAX)
+        return fy_fail(e, FY_EUSAGE, "%zu network cards: a guest has at most %d", op->n_nics, FYD_NICS_MAX);
+    for (size_t i = 0; i < op->n_nics; i++) {
+        fyd_nic_check(op->nics[i], (unsigned)i, true, why, sizeof why);
+        if (*why && at < sizeof all)
+            at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? "\n" : "", why);
+    }
+    return at ? fy_fail(e, FY_EREFUSED, "%s", all) : 0;
+}
+
 static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struct fy_err *e)
 {
     uint64_t disk = fyd_disk_available(d);
@@ -75,6 +90,8 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
+    if (check_nics(op, e) < 0)
+        return -1;
     struct fyd_engine engine;
     if (fyd_engine_parse(op->engine, &engine, e) < 0 || fyd_engine_fits(&engine, op->vcpus, e) < 0)
         return -1;
@@ -163,6 +180,8 @@ static void fill_machine(struct start *s)
     m->balloon = !m->icount_ns;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
+    m->n_nics = op->n_nics;
+    m->nics = op->nics;
 }
 
 static Ferry__ApiStart *copy_op(const Ferry__ApiStart *op)
@@ -373,6 +392,22 @@ void fyd_api_pause(struct fyd_client *c, const char *name, bool pause)
         req.op_case = FERRY__REQUEST__OP_RESUME;
         req.resume = &u;
     }
+    fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, plain_answered, a);
+}
+
+void fyd_api_nic_rate(struct fyd_client *c, const Ferry__ApiNicRate *op)
+{
+    struct fyd_guest *g = live_guest(c, op->name);
+    struct ask *a = g ? new_ask(c, g) : NULL;
+    if (!a)
+        return;
+    Ferry__NicRequest nic = FERRY__NIC_REQUEST__INIT;
+    Ferry__Request req = FERRY__REQUEST__INIT;
+    nic.id = op->nic;
+    nic.set_rate = true;
+    nic.rate = op->rate;
+    req.op_case = FERRY__REQUEST__OP_NIC;
+    req.nic = &nic;
     fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, plain_answered, a);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The daemon as a whole: opening, taking up what the last one left, closing. */
+#include "hv/host/net.h"
 #include "hv/host/daemon.h"
 
 #include <ctype.h>
@@ -306,6 +307,7 @@ void fyd_close(struct fyd *d)
     fyd_ho_free_all(d);
     fyd_jobs_free_all(d);
     fyd_guests_free_all(d);
+    fyd_usernets_free_all(d);
     fyd_hosts_free_all(d);
     fyd_inv_close(d->inv);
     fy_watch_free(d->invite.timer);

@@ -111,6 +111,11 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
+    if (m->desc->n_nics) {
+        m->gate = fy_gate_new(e);
+        if (!m->gate || fy_nics_make(m, e) < 0)
+            return -1;
+    }
     if (!m->desc->rng && !m->desc->balloon)
         return 0;
     m->io = fy_iothread_new("devices", e);

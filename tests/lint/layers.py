@@ -38,6 +38,7 @@ DOORS = {
     r"openssl/.*": ["migrate/chan_tls.c", "migrate/identity.c", "migrate/pair.c", "migrate/receiver.c", "hv/host/digest.c"],
     r"lz4.*\.h": ["migrate/codec_lz4.c"],
     r"zstd.*\.h": ["migrate/codec_zstd.c"],
+    r"slirp/.*": ["hv/backend/net_slirp.c"],
     r"cmocka\.h": ["tests/"],
 }
 
