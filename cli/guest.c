@@ -121,6 +121,8 @@ static void show_text(const Ferry__ApiGuest *g)
             printf("cmdline     %s\n", m->cmdline);
         show_nics(g);
     }
+    if (*g->isolation)
+        printf("isolation   %s\n", g->isolation);
     if (g->pid)
         printf("has run     %s, %s of CPU time\n", cli_time(g->running_ns, a), cli_time(g->vcpu_cpu_ns, b));
     if (g->exit_status >= 0)

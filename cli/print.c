@@ -56,6 +56,8 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_u64(j, "pid", g->pid);
     if (*g->engine)
         cli_json_string(j, "engine", g->engine);
+    if (*g->isolation)
+        cli_json_string(j, "isolation", g->isolation);
     if (m) {
         cli_json_u64(j, "memory_bytes", m->memory_bytes);
         cli_json_u64(j, "vcpus", m->vcpus);

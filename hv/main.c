@@ -18,7 +18,11 @@
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+<<<<<<< HEAD
 #include "hv/dev/platform.h"
+=======
+#include "hv/sandbox/sandbox.h"
+>>>>>>> main
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
@@ -38,6 +42,7 @@ struct hv {
     struct fy_life life;
     struct fy_server *server;
     uint8_t run_id[16];
+    uint32_t layers; /* of isolation */
 };
 
 static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
@@ -267,6 +272,7 @@ static void on_reached(void *arg)
         fy_server_reached(h->server);
 }
 
+<<<<<<< HEAD
 static void tell_nic_lost(void *arg)
 {
     struct hv *h = arg;
@@ -280,6 +286,15 @@ static void on_nic_lost(void *arg)
     struct fy_err e;
     if (fy_loop_post(h->loop, tell_nic_lost, h, &e) < 0)
         fy_error("%s", e.text);
+=======
+/* A user for each guest, outside of what systems give to people, services and containers: from its UUID. */
+static uid_t guest_user(const Ferry__Machine *desc)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < 3 && i < desc->uuid.len; i++)
+        n = n << 8 | desc->uuid.data[i];
+    return 0x66000000u | n;
+>>>>>>> main
 }
 
 static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)
@@ -287,7 +302,10 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
     Ferry__Machine *desc = prepare(o, e);
     if (!desc)
         return -1;
-    h->loop = fy_loop_new(e);
+    /* Before there are threads, and before a byte that a guest or a peer has made is looked at. */
+    const struct fy_sandbox_wants wants = {.uid = guest_user(desc)};
+    if (fy_sandbox_process(&wants, &h->layers, e) == 0)
+        h->loop = fy_loop_new(e);
     if (h->loop) {
         struct fy_machine_config c = {
             .desc = desc,
@@ -319,6 +337,9 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
         return -1;
     h->life.changed = fy_server_changed;
     h->life.arg = h->server;
+    char layers[FY_SANDBOX_TEXT];
+    h->layers |= fy_sandbox_thread(FY_SANDBOX_MAIN);
+    fy_server_set_isolation(h->server, fy_sandbox_text(h->layers, layers));
     return 0;
 }
 

@@ -14,6 +14,7 @@ add_test(NAME hops_bitmap COMMAND test_guest $<TARGET_FILE:ferry-hv> ${selfcheck
 add_test(NAME hops_ring COMMAND test_guest $<TARGET_FILE:ferry-hv> ${selfcheck} - "mem=128 rate=200 mode=random" 256 2 4 4096)
 set_tests_properties(hops_bitmap hops_ring PROPERTIES LABELS engine TIMEOUT 300 SKIP_RETURN_CODE 77)
 ferry_unit_test(test_mem ferry_mem ferry_base)
+ferry_unit_test(test_sandbox ferry_sandbox ferry_base)
 ferry_unit_test(test_logdirty ferry_mem ferry_base)
 ferry_unit_test(test_cpu_model ferry_cpu ferry_proto ferry_base)
 ferry_unit_test(test_cpu_state ferry_cpu ferry_proto ferry_base)

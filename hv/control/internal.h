@@ -52,6 +52,7 @@ struct fy_server {
     unsigned conn_count;
     uint32_t next_tracker;
     uint8_t run_id[16];
+    char isolation[64];
     struct fy_viewer *viewers; /* changed on the main thread with the console lock held */
     unsigned viewer_count;
     bool room_posted, backlog_posted; /* atomic */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -174,6 +175,11 @@ struct fy_server *fy_server_new(struct fy_loop *loop, int listen_fd, struct fy_l
         return NULL;
     }
     return s;
+}
+
+void fy_server_set_isolation(struct fy_server *s, const char *layers)
+{
+    snprintf(s->isolation, sizeof s->isolation, "%s", layers);
 }
 
 void fy_server_free(struct fy_server *s)

@@ -17,6 +17,8 @@ struct fy_server;
 struct fy_server *fy_server_new(struct fy_loop *loop, int listen_fd, struct fy_life *life,
                                 const uint8_t run_id[16], struct fy_err *e);
 void fy_server_free(struct fy_server *s);
+/* What `status` says of the process's isolation; copied. Main thread. */
+void fy_server_set_isolation(struct fy_server *s, const char *layers);
 
 /* For the machine's callbacks. The state is another one: tell subscribers. Main thread. */
 void fy_server_changed(void *server);

@@ -8,12 +8,14 @@
 #include <stdlib.h>
 
 #include "hv/base/log.h"
+#include "hv/sandbox/sandbox.h"
 
 #define STACK_BYTES (256u << 10)
 
 struct fy_iothread {
     struct fy_loop *loop;
     pthread_t thread;
+    char name[16];
 };
 
 /* A call that its caller waits for. */
@@ -29,6 +31,9 @@ static void *thread_main(void *arg)
 {
     struct fy_iothread *t = arg;
     struct fy_err e;
+    /* by itself: for another thread this would go through /proc */
+    pthread_setname_np(pthread_self(), t->name);
+    fy_sandbox_thread(FY_SANDBOX_IO);
     if (fy_loop_run(t->loop, &e) < 0)
         fy_error("a device's thread ends: %s", e.text);
     return NULL;
@@ -41,6 +46,7 @@ struct fy_iothread *fy_iothread_new(const char *name, struct fy_err *e)
         fy_fail(e, FY_ERESOURCE, "no memory for a device's thread");
         return NULL;
     }
+    snprintf(t->name, sizeof t->name, "%s", name);
     t->loop = fy_loop_new(e);
     if (!t->loop) {
         free(t);
@@ -61,9 +67,6 @@ struct fy_iothread *fy_iothread_new(const char *name, struct fy_err *e)
         free(t);
         return NULL;
     }
-    char text[16];
-    snprintf(text, sizeof text, "%s", name);
-    pthread_setname_np(t->thread, text);
     return t;
 }
 

@@ -132,6 +132,7 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.exit_status = g->exit_status;
     a.job = g->job ? g->job->id_text : a.job;
     a.engine = g->engine;
+    a.isolation = g->isolation;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
     a.nics = g->nics;
@@ -376,7 +377,7 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
         fyd_api_dirty_rate(c, r->dirty_rate);
         break;
     case FERRY__API_REQUEST__OP_NIC_RATE:
-        fyd_api_nic_rate(c, req->nic_rate);
+        fyd_api_nic_rate(c, r->nic_rate);
         break;
     case FERRY__API_REQUEST__OP_RESET:
         fyd_api_reset(c, r->reset->name);

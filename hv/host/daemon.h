@@ -66,6 +66,7 @@ struct fyd_guest {
     char moved_to[FYD_NAME_MAX];
     char warning[256];
     char engine[64];
+    char isolation[64];
     int32_t exit_status;
     uint8_t handover[FYD_ID_LEN];
     /* of the last status */

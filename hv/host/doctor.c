@@ -12,6 +12,7 @@
 
 #include "hv/base/io.h"
 #include "hv/host/daemon.h"
+#include "hv/sandbox/sandbox.h"
 
 static void check(struct fyd_client *c, const char *name, const char *verdict, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -44,6 +45,19 @@ static void check_kvm(struct fyd_client *c)
                   ? " (load kvm-amd or kvm-intel; in a virtual machine ask for nested virtualisation)"
                   : " (give this user access to it)");
     fy_close(&fd);
+}
+
+static void check_isolation(struct fyd_client *c)
+{
+    char have[FY_SANDBOX_TEXT], lack[FY_SANDBOX_TEXT];
+    uint32_t layers = fy_sandbox_possible();
+    fy_sandbox_text(layers, have);
+    fy_sandbox_text(~layers & FY_SANDBOX_ALL, lack);
+    if (layers == FY_SANDBOX_ALL)
+        check(c, "isolation", "yes", "guests' hypervisors and workers give up: %s", have);
+    else
+        check(c, "isolation", "limited", "given up: %s; not possible here: %s%s", have, lack,
+              layers & FY_SANDBOX_UID ? "" : " (user and root need a ferryd that root has started)");
 }
 
 static void check_memory(struct fyd_client *c)
@@ -264,6 +278,7 @@ void fyd_doctor(struct fyd_client *c)
 {
     static const char *const argv[] = {"ferry-hv", "--probe", "--kvm-fd", "3", NULL};
     check_kvm(c);
+    check_isolation(c);
     check_memory(c);
     check_userfaultfd(c);
     check_cgroup(c);

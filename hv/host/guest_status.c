@@ -39,6 +39,7 @@ void fyd_guest_take_status(struct fyd_guest *g, const Ferry__StatusReply *s)
     fyd_usernet_status(g, s);
     if (*s->engine)
         fyd_copy(g->engine, sizeof g->engine, s->engine);
+    fyd_copy(g->isolation, sizeof g->isolation, s->isolation);
     if (*s->warning)
         fyd_copy(g->warning, sizeof g->warning, s->warning);
 }

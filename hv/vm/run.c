@@ -15,6 +15,7 @@
 #include "hv/base/clock.h"
 #include "hv/base/hex.h"
 #include "hv/base/log.h"
+#include "hv/sandbox/sandbox.h"
 #include "hv/vm/internal.h"
 
 #define VCPU_TURN_NS 300000ull
@@ -105,8 +106,13 @@ static void *vcpu_main(void *arg)
     struct fy_machine *m = t->m;
     const struct fy_engine_ops *ops = m->engine->ops;
     char *report = malloc(FY_REPORT_MAX);
+    char name[16];
+    /* by itself: for another thread this would go through /proc */
+    snprintf(name, sizeof name, "vcpu%u", t->index);
+    pthread_setname_np(pthread_self(), name);
     ops->vcpu_attach(m->engine, t->index);
     ask_short_turns();
+    fy_sandbox_thread(FY_SANDBOX_VCPU);
     pthread_mutex_lock(&m->lock);
     while (!m->quit) {
         if (!m->run) {
@@ -153,9 +159,6 @@ int fy_machine_start_threads(struct fy_machine *m, struct fy_err *e)
             return fy_fail_errno(e, FY_ERESOURCE, err, "cannot start the thread of vCPU %u", i);
         }
         t->started = true;
-        char name[16];
-        snprintf(name, sizeof name, "vcpu%u", i);
-        pthread_setname_np(t->id, name);
     }
     pthread_sigmask(SIG_SETMASK, &was, NULL);
     pthread_mutex_lock(&m->lock);

@@ -7,6 +7,7 @@
 
 #include "hv/base/clock.h"
 #include "hv/cpu/soft/chips/internal.h"
+#include "hv/sandbox/sandbox.h"
 
 #define IOAPIC_BASE 0xfec00000ull
 
@@ -65,6 +66,9 @@ void chips_timer_changed(struct soft_chips *ch)
 static void *timer_main(void *arg)
 {
     struct soft_chips *ch = arg;
+    /* by itself: for another thread this would go through /proc */
+    pthread_setname_np(pthread_self(), "timers");
+    fy_sandbox_thread(FY_SANDBOX_VCPU);
     pthread_mutex_lock(&ch->lock);
     while (!ch->quit) {
         uint64_t due = chips_fire(ch, soft_clock_ns(ch->vm));
@@ -134,7 +138,6 @@ struct soft_chips *soft_chips_new(struct soft_vm *vm, struct fy_err *e)
             return NULL;
         }
         ch->thread_on = true;
-        pthread_setname_np(ch->thread, "timers");
     }
     return ch;
 }
