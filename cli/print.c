@@ -22,7 +22,7 @@ static void nic_members(struct cli_json *j, const Ferry__ApiGuest *g)
     cli_json_array(j, "nics");
     for (size_t i = 0; i < m->n_nics; i++) {
         char mac[18], id[16], spec[1024];
-        snprintf(id, sizeof id, "net%zu", i);
+        snprintf(id, sizeof id, "net%u", (unsigned)i);
         cli_mac_format(m->nics[i], mac);
         cli_nic_format(m->nics[i], spec, sizeof spec);
         cli_json_object(j, NULL);

@@ -18,11 +18,8 @@
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
-<<<<<<< HEAD
 #include "hv/dev/platform.h"
-=======
 #include "hv/sandbox/sandbox.h"
->>>>>>> main
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
@@ -272,7 +269,6 @@ static void on_reached(void *arg)
         fy_server_reached(h->server);
 }
 
-<<<<<<< HEAD
 static void tell_nic_lost(void *arg)
 {
     struct hv *h = arg;
@@ -286,7 +282,8 @@ static void on_nic_lost(void *arg)
     struct fy_err e;
     if (fy_loop_post(h->loop, tell_nic_lost, h, &e) < 0)
         fy_error("%s", e.text);
-=======
+}
+
 /* A user for each guest, outside of what systems give to people, services and containers: from its UUID. */
 static uid_t guest_user(const Ferry__Machine *desc)
 {
@@ -294,7 +291,6 @@ static uid_t guest_user(const Ferry__Machine *desc)
     for (size_t i = 0; i < 3 && i < desc->uuid.len; i++)
         n = n << 8 | desc->uuid.data[i];
     return 0x66000000u | n;
->>>>>>> main
 }
 
 static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct fy_err *e)

@@ -3,16 +3,12 @@
  * the guest holds its end of 3, also without ferryd. */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "hv/backend/net_slirp.h"
@@ -22,6 +18,7 @@
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
 #include "hv/dev/net_backend.h"
+#include "hv/sandbox/sandbox.h"
 #include "proto/net.pb-c.h"
 
 #define FRAMES_FD 3
@@ -32,7 +29,6 @@
 #define POLLS_MAX 4096u
 #define RETRY_MS 250u
 #define RETRY_MAX_MS 4000u
-#define NOBODY 65534u
 
 struct out {
     struct fy_net_hdr hdr;
@@ -49,6 +45,7 @@ struct net {
     bool ended;
     /* forwards: still to be opened */
     bool *open;
+    bool asked; /* to open them */
     bool forwarding;
     uint64_t retry_ns;
     unsigned retry_ms;
@@ -166,12 +163,16 @@ static void on_control(struct net *n)
     if (len == -2)
         return;
     if (len <= 0) {
-        fy_close(&n->control); /* the guest goes on without ferryd, and so does its network */
+        /* The guest goes on without ferryd, and so does its network; but one that nobody can ask any more to open its
+         * forwards is of no use: the next ferryd starts another. */
+        fy_close(&n->control);
+        n->ended = n->request->nic->n_forwards && !n->asked;
         return;
     }
     Ferry__NetRequest *r = ferry__net_request__unpack(NULL, (size_t)len, buf);
     if (r && r->forward) {
         n->retry_ms = RETRY_MS;
+        n->asked = true;
         open_forwards(n);
     }
     if (r)
@@ -208,21 +209,15 @@ static void serve(struct net *n)
     }
 }
 
-/* It needs sockets and /etc/resolv.conf, nothing else. */
-static int drop_privileges(struct fy_err *e)
+/* Its user: outside of what systems give to others, new for each process. It needs sockets and /etc/resolv.conf. */
+static int isolate(struct fy_err *e)
 {
-    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct none[2];
-    memset(none, 0, sizeof none);
-    if (geteuid() == 0) {
-        for (int cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
-            continue;
-        if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
-            fy_info("a user of its own is not to be had here: %s", strerror(errno));
-    }
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(SYS_capset, &head, none) < 0)
-        return fy_fail_errno(e, FY_EFAIL, errno, "cannot give up privileges");
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    uint32_t layers;
+    const struct fy_sandbox_wants wants = {
+        .uid = 0x68000000u | ((uint32_t)getpid() & 0xffffffu), .connect = true, .listen = true};
+    if (fy_sandbox_process(&wants, &layers, e) < 0)
+        return -1;
+    fy_sandbox_thread(FY_SANDBOX_NET);
     return 0;
 }
 
@@ -241,7 +236,8 @@ static int start(struct net *n, struct fy_err *e)
     fcntl(CONTROL_FD, F_SETFL, fcntl(CONTROL_FD, F_GETFL) | O_NONBLOCK);
     n->control = CONTROL_FD;
     n->retry_ms = RETRY_MS;
-    if (n->request->forward)
+    n->asked = n->request->forward;
+    if (n->asked)
         open_forwards(n);
     else
         tell(n, "");
@@ -258,7 +254,7 @@ int main(int argc, char **argv)
         puts(FERRY_VERSION);
         return 0;
     }
-    if (drop_privileges(&e) < 0 || start(&n, &e) < 0) {
+    if (isolate(&e) < 0 || start(&n, &e) < 0) {
         fy_error("%s", e.text);
         return e.code ? e.code : FY_EFAIL;
     }

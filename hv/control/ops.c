@@ -64,11 +64,8 @@ static void op_status(struct fy_server *s, struct fy_answer *a)
     r->warning = l->warning;
     r->engine = engine_name(fy_machine_desc(s->m), a);
     r->user_pauses = l->user_paused;
-<<<<<<< HEAD
-    fy_status_nics(s, a, r);
-=======
     r->isolation = s->isolation;
->>>>>>> main
+    fy_status_nics(s, a, r);
     a->resp.op_case = FERRY__RESPONSE__OP_STATUS;
     a->resp.status = r;
 }

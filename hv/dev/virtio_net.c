@@ -22,6 +22,7 @@
 #define LINK_ANNOUNCE 2u
 #define ANNOUNCES 5u /* after a move, at growing distances: switches learn from the first that they see */
 #define ANNOUNCE_MS 50u
+#define STALE_MAX 4096u /* frames; a tap keeps a thousand or so */
 
 /* virtio 1.2, 5.1.4 */
 static void net_config_read(void *dev, uint32_t offset, uint8_t *buf, uint32_t len)
@@ -50,15 +51,7 @@ static void net_activate(void *dev, uint64_t features)
     /* From a load's hand while the machine is paused, else from the driver's. */
     if (!n->v->paused) {
         n->d.offloads = features & F_GUEST_OFFLOADS;
-        /* What came before there was a driver is nobody's. */
-        for (unsigned i = 0; n->link && i < n->config.pairs; i++) {
-            struct net_pair *p = &n->pair[i];
-            bool gone = false;
-            for (unsigned k = 0; k < NET_TURN / NET_BATCH; k++)
-                if (n->b->ops->recv(n->b, i, p->frames, NET_BATCH, &gone) < NET_BATCH)
-                    break;
-            p->at = p->count = 0;
-        }
+        n->stale = true;
     } else {
         n->d.offloads &= features;
     }
@@ -181,11 +174,30 @@ static void on_tx_timer(void *arg)
     fy_virtio_leave(n->v);
 }
 
+/* What came before there was a driver is nobody's. */
+static void drop_stale(struct net *n)
+{
+    n->stale = false;
+    for (unsigned i = 0; n->link && i < n->d.pairs; i++) {
+        struct net_pair *p = &n->pair[i];
+        bool gone = false;
+        for (unsigned k = 0; k < STALE_MAX / NET_BATCH && !gone; k++)
+            if (!n->b->ops->recv(n->b, i, p->frames, NET_BATCH, &gone))
+                break;
+        p->at = p->count = 0;
+        if (gone)
+            net_link_lost(n);
+    }
+}
+
 /* The card's thread: what is to be watched, as things stand. */
 static void set_watches(void *arg)
 {
     struct net *n = arg;
     bool may = fy_virtio_enter(n->v) && n->link;
+    if (may && n->stale)
+        drop_stale(n);
+    may = may && n->link;
     bool limited = may && fy_tokens_wait(&n->rx_tokens, fy_now_ns());
     for (unsigned i = 0; i < n->config.pairs; i++) {
         struct net_pair *p = &n->pair[i];

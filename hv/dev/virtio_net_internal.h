@@ -78,6 +78,7 @@ struct net {
     struct fy_net_backend *b;
     uint64_t features; /* negotiated; 0 while there is no driver */
     bool link;
+    bool stale;  /* frames from before the driver was ready may be waiting */
     bool loaded; /* its state came from elsewhere and it has not run here */
     unsigned announces; /* frames still to be sent */
     struct net_driver d;

@@ -26,8 +26,8 @@ struct kit {
     int fds[FYD_SPAWN_FDS];
     bool owned[FYD_SPAWN_FDS];
     const char *options[FYD_SPAWN_FDS];
-    char prefix[FYD_SPAWN_FDS][8]; /* of the number */
-    char numbers[FYD_SPAWN_FDS][16];
+    char prefix[FYD_SPAWN_FDS][24]; /* of the number */
+    char numbers[FYD_SPAWN_FDS][40];
     const char *argv[2 * FYD_SPAWN_FDS + 8];
     int nfds;
     int argc;
@@ -120,7 +120,7 @@ static int join_nics(struct fyd_guest *g, const struct fyd_launch *l, struct kit
                 fy_fail(e, FY_ERESOURCE, "net%zu: too many queues for one guest", i);
                 continue;
             }
-            snprintf(k->prefix[k->nfds], sizeof k->prefix[0], "%zu.%d=", i, q);
+            snprintf(k->prefix[k->nfds], sizeof k->prefix[0], "%u.%u=", (unsigned)i, (unsigned)q);
             kit_add(k, "--nic-fd", fds[q], true);
         }
         if (n < 0)

@@ -80,7 +80,7 @@ bool fy_nics_expect(const Ferry__Machine *d, const char *id)
 {
     char name[16];
     for (size_t i = 0; i < d->n_nics && i < FY_NICS_MAX; i++) {
-        snprintf(name, sizeof name, "net%zu", i);
+        snprintf(name, sizeof name, "net%u", (unsigned)i);
         if (!strcmp(id, name))
             return true;
     }

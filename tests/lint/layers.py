@@ -18,7 +18,7 @@ ROOMS = {
     "hv/cpu/kvm": ["hv/base", "hv/mem", "hv/cpu", "proto"],
     "hv/cpu/soft": ["hv/base", "hv/mem", "hv/cpu", "hv/sandbox", "proto"],
     "hv/dev": ["hv/base", "hv/mem", "hv/sandbox", "proto"],
-    "hv/backend": ["hv/base", "hv/mem", "hv/dev", "proto"],
+    "hv/backend": ["hv/base", "hv/sandbox", "hv/mem", "hv/dev", "proto"],
     "hv/vm": ["hv/base", "hv/sandbox", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/backend", "proto"],
     "hv/control": ["hv/base", "hv/mem", "hv/cpu", "hv/dev", "hv/vm", "proto"],
     "hv": ["hv/base", "hv/sandbox", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/vm", "hv/control", "proto"],
