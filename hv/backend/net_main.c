@@ -143,7 +143,7 @@ static void open_forwards(struct net *n)
         if (n->open[i] || (n->open[i] = fy_slirp_forward(n->slirp, nic->forwards[i], &e) == 0))
             continue;
         size_t at = strlen(said);
-        snprintf(said + at, sizeof said - at, "%s%s", at ? "; " : "", e.text);
+        snprintf(said + at, sizeof said - at, "%s%.200s", at ? "; " : "", e.text);
         n->forwarding = true;
     }
     if (n->forwarding) {
