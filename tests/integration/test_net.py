@@ -324,9 +324,9 @@ def check_tap(pair, wire):
     run("ip", "-n", a, "tuntap", "add", "t0", "mode", "tap", "multi_queue")
     run("ip", "-n", a, "link", "set", "t0", "master", "br0", "up")
     shell = boot(pair.alpha, "t", "-p", "2", "-n", "tap=t0,queues=2,mac=02:00:00:00:00:77,mtu=1400")
+    set_address(shell, "10.88.0.3", wire)
     said = shell.run("ip link show eth0; ls /sys/class/net/eth0/queues; cat /sys/class/net/eth0/speed")
     assert "02:00:00:00:00:77" in said and "mtu 1400" in said and "rx-1" in said and "10000" in said, said
-    set_address(shell, "10.88.0.3", wire)
     rates = transfers(shell, wire, "10.88.0.3", pair.folder)
     busy = pair.alpha.vmctl("start", "t2", "-k", devices_guest()[0], "--engine", ENGINE, "-n", "tap=t0", check=False)
     assert busy.returncode and "t0" in busy.stderr, busy.stderr
