@@ -82,7 +82,8 @@ static int parse_option(char *word, struct cli_nic *n, char *why, size_t room)
                    : 0;
     if (!strncmp(word, "rate=", 5)) {
         if (cli_parse_size(word + 5, &n->nic.rate) < 0 || (n->nic.rate && n->nic.rate < 1024))
-            return fail(why, room, "rate is bytes a second (write it like 100M, 1K at least), not ", word + 5);
+            return fail(why, room, "rate is bytes a second (write it like 100M, 1K at least), not ",
+                        word + 5);
         return 0;
     }
     if (!strncmp(word, "mtu=", 4)) {
@@ -157,8 +158,8 @@ void cli_nic_format(const Ferry__Nic *n, char *out, size_t room)
         at += (size_t)snprintf(out + at, room - at, ",rate=%llu", (unsigned long long)n->rate);
     for (size_t i = 0; i < n->n_forwards && at < room; i++) {
         const Ferry__NicForward *f = n->forwards[i];
-        at += (size_t)snprintf(out + at, room - at, ",forward=%s:%s%s%u:%s%s%u", f->udp ? "udp" : "tcp", f->host_address,
-                               *f->host_address ? ":" : "", f->host_port, f->guest_address,
+        at += (size_t)snprintf(out + at, room - at, ",forward=%s:%s%s%u:%s%s%u", f->udp ? "udp" : "tcp",
+                               f->host_address, *f->host_address ? ":" : "", f->host_port, f->guest_address,
                                *f->guest_address ? ":" : "", f->guest_port);
     }
 }

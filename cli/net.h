@@ -10,7 +10,8 @@
 #define CLI_NICS_MAX 12
 #define CLI_FORWARDS_MAX 32
 #define CLI_NIC_HELP                                                                                         \
-    "user | tap=NAME | bridge=NAME, then ,mac=XX:XX:XX:XX:XX:XX ,rate=BYTES ,mtu=N ,queues=N and, for user, "          \
+    "user | tap=NAME | bridge=NAME, then ,mac=XX:XX:XX:XX:XX:XX ,rate=BYTES ,mtu=N ,queues=N and, for "      \
+    "user, "                                                                                                 \
     ",forward=tcp|udp:[ADDRESS:]PORT:[ADDRESS:]PORT"
 
 struct cli_nic {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The kinds of network that a card can have (hv/dev/net_backend.h is what they offer it). None opens anything:
- * ferryd does and passes descriptors. */
+/* The kinds of network that a card can have (hv/dev/net_backend.h is what they offer it). None opens
+ * anything: ferryd does and passes descriptors. */
 #ifndef FERRY_BACKEND_NET_H
 #define FERRY_BACKEND_NET_H
 

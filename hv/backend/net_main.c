@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* ferry-net: the user network of one guest. Descriptor 3: frames, from and to ferry-hv; 4: ferryd. It lives as long as
- * the guest holds its end of 3, also without ferryd. */
+/* ferry-net: the user network of one guest. Descriptor 3: frames, from and to ferry-hv; 4: ferryd. It lives
+ * as long as the guest holds its end of 3, also without ferryd. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -163,8 +163,8 @@ static void on_control(struct net *n)
     if (len == -2)
         return;
     if (len <= 0) {
-        /* The guest goes on without ferryd, and so does its network; but one that nobody can ask any more to open its
-         * forwards is of no use: the next ferryd starts another. */
+        /* The guest goes on without ferryd, and so does its network; but one that nobody can ask any more to
+         * open its forwards is of no use: the next ferryd starts another. */
         fy_close(&n->control);
         n->ended = n->request->nic->n_forwards && !n->asked;
         return;
@@ -209,7 +209,8 @@ static void serve(struct net *n)
     }
 }
 
-/* Its user: outside of what systems give to others, new for each process. It needs sockets and /etc/resolv.conf. */
+/* Its user: outside of what systems give to others, new for each process. It needs sockets and
+ * /etc/resolv.conf. */
 static int isolate(struct fy_err *e)
 {
     uint32_t layers;

@@ -146,12 +146,14 @@ int fy_slirp_forward(struct fy_slirp *s, const Ferry__NicForward *f, struct fy_e
     if ((*f->host_address && inet_pton(AF_INET, f->host_address, &host) != 1) ||
         (*f->guest_address && inet_pton(AF_INET, f->guest_address, &guest) != 1) || !f->host_port ||
         f->host_port > 65535 || !f->guest_port || f->guest_port > 65535)
-        return fy_fail(e, FY_EUSAGE, "forward %s:%s:%u:%u is none", what, f->host_address, f->host_port, f->guest_port);
+        return fy_fail(e, FY_EUSAGE, "forward %s:%s:%u:%u is none", what, f->host_address, f->host_port,
+                       f->guest_port);
     if (slirp_add_hostfwd(s->stack, f->udp, host, (int)f->host_port, guest, (int)f->guest_port) == 0)
         return 0;
     int err = errno;
-    return fy_fail_errno(e, err == EADDRINUSE ? FY_EEXISTS : FY_ERESOURCE, err, "%s port %u of %s cannot be forwarded",
-                         what, f->host_port, *f->host_address ? f->host_address : "127.0.0.1");
+    return fy_fail_errno(e, err == EADDRINUSE ? FY_EEXISTS : FY_ERESOURCE, err,
+                         "%s port %u of %s cannot be forwarded", what, f->host_port,
+                         *f->host_address ? f->host_address : "127.0.0.1");
 }
 
 static int add_poll(int fd, int events, void *arg)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A network that is a process (ferry-net), by way of a seqpacket socket. What comes from it is as little to be
- * trusted as what comes from a wire. */
+/* A network that is a process (ferry-net), by way of a seqpacket socket. What comes from it is as little to
+ * be trusted as what comes from a wire. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -58,7 +58,8 @@ static unsigned sock_send(struct fy_net_backend *b, unsigned pair, const struct 
     return sent;
 }
 
-static unsigned sock_recv(struct fy_net_backend *b, unsigned pair, struct fy_net_rx *f, unsigned max, bool *gone)
+static unsigned sock_recv(struct fy_net_backend *b, unsigned pair, struct fy_net_rx *f, unsigned max,
+                          bool *gone)
 {
     struct sock *s = (struct sock *)b;
     struct mmsghdr m[BATCH];

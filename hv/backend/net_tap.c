@@ -34,7 +34,8 @@ static int tap_fd(const struct fy_net_backend *b, unsigned pair)
     return ((const struct tap *)b)->fd[pair];
 }
 
-static unsigned tap_send(struct fy_net_backend *b, unsigned pair, const struct fy_net_tx *f, unsigned n, bool *gone)
+static unsigned tap_send(struct fy_net_backend *b, unsigned pair, const struct fy_net_tx *f, unsigned n,
+                         bool *gone)
 {
     struct tap *t = (struct tap *)b;
     for (unsigned i = 0; i < n; i++) {
@@ -44,8 +45,8 @@ static unsigned tap_send(struct fy_net_backend *b, unsigned pair, const struct f
         while (r < 0 && errno == EINTR);
         if (r < 0 && errno == EAGAIN)
             return i;
-        /* EBADFD: the interface was deleted. Anything else is about this frame (the interface is down, say, or
-         * the kernel does not like its header): as if the wire had lost it. */
+        /* EBADFD: the interface was deleted. Anything else is about this frame (the interface is down, say,
+         * or the kernel does not like its header): as if the wire had lost it. */
         if (r < 0 && errno == EBADFD) {
             *gone = true;
             return i;
@@ -54,7 +55,8 @@ static unsigned tap_send(struct fy_net_backend *b, unsigned pair, const struct f
     return n;
 }
 
-static unsigned tap_recv(struct fy_net_backend *b, unsigned pair, struct fy_net_rx *f, unsigned max, bool *gone)
+static unsigned tap_recv(struct fy_net_backend *b, unsigned pair, struct fy_net_rx *f, unsigned max,
+                         bool *gone)
 {
     struct tap *t = (struct tap *)b;
     unsigned count = 0;

@@ -63,7 +63,8 @@ struct fy_net_backend_ops {
     /* To watch for frames (and room); -1: gone. */
     int (*fd)(const struct fy_net_backend *b, unsigned pair);
     /* Number of frames taken, from the first on. Fewer than n: *gone, or watch fd for room. */
-    unsigned (*send)(struct fy_net_backend *b, unsigned pair, const struct fy_net_tx *f, unsigned n, bool *gone);
+    unsigned (*send)(struct fy_net_backend *b, unsigned pair, const struct fy_net_tx *f, unsigned n,
+                     bool *gone);
     /* Number of frames put into f[0..max); 0: none is there, or *gone. */
     unsigned (*recv)(struct fy_net_backend *b, unsigned pair, struct fy_net_rx *f, unsigned max, bool *gone);
     /* What may be given to the driver (feature bits of virtio 1.2, 5.1.3) and over how many pairs frames are

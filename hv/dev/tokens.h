@@ -14,7 +14,7 @@ struct fy_tokens {
     uint64_t at_ns; /* when `have` was right */
 };
 
-#define FY_TOKENS_RATE_MIN 1024u       /* bytes/s: less is a mistake */
+#define FY_TOKENS_RATE_MIN 1024u        /* bytes/s: less is a mistake */
 #define FY_TOKENS_RATE_MAX (1ull << 40) /* bytes/s */
 
 /* Set the rate (at most FY_TOKENS_RATE_MAX is taken), full. burst is a twentieth of a second's worth, 64 KiB

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Network card (virtio 1.2, 5.1). What it has beyond the transport's calls: its link, its limit, its counters. */
+/* Network card (virtio 1.2, 5.1). What it has beyond the transport's calls: its link, its limit, its
+ * counters. */
 #ifndef FERRY_DEV_VIRTIO_NET_H
 #define FERRY_DEV_VIRTIO_NET_H
 
@@ -11,9 +12,9 @@ struct fy_virtio_net_config {
     const char *id; /* "net0" */
     unsigned slot;
     uint8_t mac[6];
-    unsigned pairs; /* 1..FY_NET_PAIRS_MAX */
-    uint16_t mtu;   /* 0: not said */
-    uint64_t rate;  /* bytes/s each way; 0: no limit */
+    unsigned pairs;                 /* 1..FY_NET_PAIRS_MAX */
+    uint16_t mtu;                   /* 0: not said */
+    uint64_t rate;                  /* bytes/s each way; 0: no limit */
     struct fy_net_backend *backend; /* owned by the card from the call on, also on failure */
     struct fy_gate *gate;           /* what is sent passes it; the caller's; NULL: open */
     /* Optional: the backend has gone. The card's thread, its lock held. */

@@ -21,7 +21,8 @@ void net_driver_reset(struct net *n)
 }
 
 /* One list of VIRTIO_NET_CTRL_MAC_TABLE_SET at `at` of the chain; where it ends, or 0 where it does not. */
-static uint64_t take_list(const struct fy_vq_chain *c, uint64_t at, uint8_t table[][6], unsigned *count, bool *all)
+static uint64_t take_list(const struct fy_vq_chain *c, uint64_t at, uint8_t table[][6], unsigned *count,
+                          bool *all)
 {
     uint8_t head[4];
     if (fy_vq_fetch(c, at, head, 4) != 4)
@@ -69,7 +70,8 @@ static bool set_rx_mode(struct net *n, const struct fy_vq_chain *c, unsigned com
 static bool set_vlan(struct net *n, const struct fy_vq_chain *c, unsigned command)
 {
     uint8_t v[2];
-    if (command > 1 || !(n->features & F_CTRL_VLAN) || fy_vq_fetch(c, 2, v, 2) != 2 || fy_get16(v) >= NET_VLANS)
+    if (command > 1 || !(n->features & F_CTRL_VLAN) || fy_vq_fetch(c, 2, v, 2) != 2 ||
+        fy_get16(v) >= NET_VLANS)
         return false;
     uint8_t bit = (uint8_t)(1u << (fy_get16(v) & 7));
     uint8_t *byte = &n->d.vlans[fy_get16(v) >> 3];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Private to the network card: virtio_net.c (life), virtio_net_tx.c, virtio_net_rx.c, virtio_net_ctrl.c (control
- * queue, filter, state). */
+/* Private to the network card: virtio_net.c (life), virtio_net_tx.c, virtio_net_rx.c, virtio_net_ctrl.c
+ * (control queue, filter, state). */
 #ifndef FERRY_DEV_VIRTIO_NET_INTERNAL_H
 #define FERRY_DEV_VIRTIO_NET_INTERNAL_H
 
@@ -34,9 +34,9 @@
 
 #define NET_ADDRESSES 64u /* of each kind that are kept; more: all are received */
 #define NET_VLANS 4096u
-#define NET_BATCH 16u       /* frames a call of the backend */
-#define NET_TURN 256u       /* frames a turn of a queue */
-#define NET_CHAINS 64u      /* buffers that one received frame may be spread over */
+#define NET_BATCH 16u  /* frames a call of the backend */
+#define NET_TURN 256u  /* frames a turn of a queue */
+#define NET_CHAINS 64u /* buffers that one received frame may be spread over */
 #define NET_IOV (FY_VQ_SEGS + 1)
 
 /* Commands of VIRTIO_NET_CTRL_RX, and bits of rx_mode. */
@@ -78,8 +78,8 @@ struct net {
     struct fy_net_backend *b;
     uint64_t features; /* negotiated; 0 while there is no driver */
     bool link;
-    bool stale;  /* frames from before the driver was ready may be waiting */
-    bool loaded; /* its state came from elsewhere and it has not run here */
+    bool stale;         /* frames from before the driver was ready may be waiting */
+    bool loaded;        /* its state came from elsewhere and it has not run here */
     unsigned announces; /* frames still to be sent */
     struct net_driver d;
     struct fy_tokens rx_tokens, tx_tokens;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* From the backend to the driver's receive queues. What has been received stays with the pair until the driver
- * has buffers for it; meanwhile nothing more is read, so that it is the kernel's queue that overflows. */
+/* From the backend to the driver's receive queues. What has been received stays with the pair until the
+ * driver has buffers for it; meanwhile nothing more is read, so that it is the kernel's queue that overflows.
+ */
 #include <string.h>
 
 #include "hv/base/checked.h"

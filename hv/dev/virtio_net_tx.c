@@ -57,8 +57,8 @@ static bool negotiated(const struct net *n, const struct fy_net_hdr *h)
            (!(h->gso_type & FY_NET_GSO_ECN) || n->features & F_HOST_ECN);
 }
 
-/* Lay chain i out as header and frame. The header is read once; the frame's bytes the driver may still change,
- * which is its own affair: nothing here looks at them. false: it breaks a rule and is dropped. */
+/* Lay chain i out as header and frame. The header is read once; the frame's bytes the driver may still
+ * change, which is its own affair: nothing here looks at them. false: it breaks a rule and is dropped. */
 static bool lay_out(struct net *n, unsigned i, struct fy_net_tx *f)
 {
     const struct fy_vq_chain *c = &n->chain[i];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The daemon as a whole: opening, taking up what the last one left, closing. */
-#include "hv/host/net.h"
 #include "hv/host/daemon.h"
+#include "hv/host/net.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The driver of the hand-over machines: carries out their actions and feeds what comes of them. */
 #include "hv/host/handjob.h"
-#include "hv/host/net.h"
 #include "hv/base/clock.h"
 #include "hv/base/fault.h"
 #include "hv/base/hex.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 #include <stdlib.h>
@@ -127,8 +127,9 @@ static char *fyd_ho_warning(struct fyd_ho *h)
         return m ? h->guest->warning : (char *)(uintptr_t) "";
     for (size_t i = 0; i < m->n_nics; i++)
         if (fyd_nic_is_user(m->nics[i]))
-            return (char *)(uintptr_t) "connections over its user network end with the move (those over taps and "
-                                       "bridges do not)";
+            return (
+                char *)(uintptr_t) "connections over its user network end with the move (those over taps and "
+                                   "bridges do not)";
     return h->guest->warning;
 }
 

@@ -100,8 +100,8 @@ int fyd_machine_memfd(const Ferry__Machine *m, struct fy_err *e)
     return fd;
 }
 
-/* What the cards are joined to. A guest that comes here takes no forward: they are opened when it is ours, since until
- * then they may be the other side's. */
+/* What the cards are joined to. A guest that comes here takes no forward: they are opened when it is ours,
+ * since until then they may be the other side's. */
 static int join_nics(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k, struct fy_err *e)
 {
     for (size_t i = 0; i < l->machine->n_nics && i < FYD_NICS_MAX; i++) {

@@ -51,7 +51,8 @@ static bool name_request(struct ifreq *r, const char *name)
     return true;
 }
 
-/* What drives the interface and, for a tun driver's, of which kind it is. false: there is none of this name. */
+/* What drives the interface and, for a tun driver's, of which kind it is. false: there is none of this name.
+ */
 static bool driver_of(int sock, const char *name, struct ethtool_drvinfo *info)
 {
     struct ifreq r;
@@ -107,10 +108,11 @@ static void check_interface(const Ferry__Nic *nic, unsigned i, char *why, size_t
     else if (access(TUN_PATH, R_OK | W_OK) < 0)
         snprintf(why, room, "net%u: " TUN_PATH " cannot be opened here: %s", i, strerror(errno));
     else if (bridge && !may_administer())
-        snprintf(why, room,
-                 "net%u: ferryd may not put a tap on bridge %s (it lacks CAP_NET_ADMIN; a tap that is there and "
-                 "its user's own needs none: -n tap=NAME)",
-                 i, nic->name);
+        snprintf(
+            why, room,
+            "net%u: ferryd may not put a tap on bridge %s (it lacks CAP_NET_ADMIN; a tap that is there and "
+            "its user's own needs none: -n tap=NAME)",
+            i, nic->name);
     fy_close(&sock);
 }
 
@@ -139,11 +141,12 @@ static int open_queue(struct ifreq *r, bool many, struct fy_err *e)
     if (ioctl(fd, TUNSETIFF, r) < 0) {
         int err = errno;
         close(fd);
-        return fy_fail_errno(e, err == EBUSY ? FY_EEXISTS : FY_ERESOURCE, err, "cannot take tap %s%s%s", r->ifr_name,
-                             err == EBUSY ? " (something else has it)" : "",
-                             err == EINVAL ? (many ? " (it must have been made with multi_queue for more than one)"
-                                                   : " (it must have been made without multi_queue for one queue)")
-                                           : "");
+        return fy_fail_errno(e, err == EBUSY ? FY_EEXISTS : FY_ERESOURCE, err, "cannot take tap %s%s%s",
+                             r->ifr_name, err == EBUSY ? " (something else has it)" : "",
+                             err == EINVAL
+                                 ? (many ? " (it must have been made with multi_queue for more than one)"
+                                         : " (it must have been made without multi_queue for one queue)")
+                                 : "");
     }
     if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0 || ioctl(fd, TUNSETVNETLE, &little) < 0) {
         int err = errno;
@@ -187,7 +190,8 @@ static int join_bridge(const Ferry__Nic *nic, struct ifreq *tap, struct fy_err *
     }
     int err = errno;
     fy_close(&sock);
-    return rc == 0 ? 0 : fy_fail_errno(e, FY_ERESOURCE, err, "cannot put tap %s on bridge %s", name, nic->name);
+    return rc == 0 ? 0
+                   : fy_fail_errno(e, FY_ERESOURCE, err, "cannot put tap %s on bridge %s", name, nic->name);
 }
 
 int fyd_nic_open(const Ferry__Nic *nic, unsigned i, int fds[FYD_NIC_QUEUES], struct fy_err *e)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a guest's network cards are joined to on this host: taps, bridges (net.c) and user networks, each a ferry-net
- * (usernet.c). Loop thread only. */
+/* What a guest's network cards are joined to on this host: taps, bridges (net.c) and user networks, each a
+ * ferry-net (usernet.c). Loop thread only. */
 #ifndef FERRY_HOST_NET_H
 #define FERRY_HOST_NET_H
 
@@ -8,17 +8,17 @@
 
 #define FYD_NIC_QUEUES 8
 
-/* Why card i cannot be joined here, "" when it can; opens nothing for good. starts: it is a new guest's, whose
- * forwards must be free. */
+/* Why card i cannot be joined here, "" when it can; opens nothing for good. starts: it is a new guest's,
+ * whose forwards must be free. */
 void fyd_nic_check(const Ferry__Nic *nic, unsigned i, bool starts, char *why, size_t room);
-/* Open the queues of a tap, or make one on a bridge (it goes with its last descriptor). The number of descriptors, which
- * are the caller's, or -1. */
+/* Open the queues of a tap, or make one on a bridge (it goes with its last descriptor). The number of
+ * descriptors, which are the caller's, or -1. */
 int fyd_nic_open(const Ferry__Nic *nic, unsigned i, int fds[FYD_NIC_QUEUES], struct fy_err *e);
 
 /* Is it a user network, whose connections end with a move? */
 bool fyd_nic_is_user(const Ferry__Nic *nic);
-/* Start card i's ferry-net. forward: open its forwards, else fyd_usernet_forward does. *frames: the guest's end, the
- * caller's. */
+/* Start card i's ferry-net. forward: open its forwards, else fyd_usernet_forward does. *frames: the guest's
+ * end, the caller's. */
 int fyd_usernet_start(struct fyd_guest *g, const Ferry__Nic *nic, unsigned i, bool forward, int *frames,
                       struct fy_err *e);
 /* The guest is ours: have every forward opened. */

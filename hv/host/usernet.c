@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* User networks: a ferry-net for each such card. It dies with its guest, and lives on without this daemon; when it dies
- * alone the guest's hypervisor says so (its link is down), and it is started anew. */
+/* User networks: a ferry-net for each such card. It dies with its guest, and lives on without this daemon;
+ * when it dies alone the guest's hypervisor says so (its link is down), and it is started anew. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,8 +78,13 @@ static struct fyd_usernet *usernet_of(struct fyd_guest *g, unsigned i)
     u = calloc(1, sizeof *u);
     if (!u)
         return NULL;
-    *u = (struct fyd_usernet){
-        .next = g->d->usernets, .g = g, .d = g->d, .index = i, .pidfd = -1, .control = -1, .again_ms = AGAIN_MS};
+    *u = (struct fyd_usernet){.next = g->d->usernets,
+                              .g = g,
+                              .d = g->d,
+                              .index = i,
+                              .pidfd = -1,
+                              .control = -1,
+                              .again_ms = AGAIN_MS};
     g->d->usernets = u;
     g->usernet[i] = u;
     return u;

@@ -75,8 +75,8 @@ struct fy_machine {
     bool clock_frozen;
 };
 
-/* nics.c. complete: fill in addresses. check: reasons against what the description says of cards. expect: is id
- * one of them? make: on the bus, from nic_fds. close: descriptors that nobody took. */
+/* nics.c. complete: fill in addresses. check: reasons against what the description says of cards. expect: is
+ * id one of them? make: on the bus, from nic_fds. close: descriptors that nobody took. */
 int fy_nics_complete(Ferry__Machine *d, struct fy_err *e);
 void fy_nics_check(const Ferry__Machine *d, struct fy_err *why);
 bool fy_nics_expect(const Ferry__Machine *d, const char *id);

@@ -56,7 +56,10 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
         if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    const char *virtio = d->rng ? "an entropy device" : d->balloon ? "a balloon" : d->n_nics ? "a network card" : NULL;
+    const char *virtio = d->rng       ? "an entropy device"
+                         : d->balloon ? "a balloon"
+                         : d->n_nics  ? "a network card"
+                                      : NULL;
     if (virtio && d->revision < 2)
         fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
                       virtio);

@@ -28,8 +28,8 @@ struct fy_machine_config {
     int mem_fd, mem_ro_fd;      /* taken over, also on failure */
     int kernel_fd, initrd_fd;   /* taken over, also on failure; -1: none */
     int runlog_fd;              /* the caller's; -1: none */
-    /* What the cards are joined to, by card and queue pair: FY_NICS_MAX rows, taken over, also on failure; -1:
-     * none. NULL: all -1. */
+    /* What the cards are joined to, by card and queue pair: FY_NICS_MAX rows, taken over, also on failure;
+     * -1: none. NULL: all -1. */
     int (*nic_fds)[FY_NET_PAIRS_MAX];
     uint8_t run_id[16];
     bool incoming;
@@ -119,8 +119,8 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
                              uint64_t *position);
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
-/* The MAC address of a card whose description has none: 02, then 40 bits of two CRC-32C over the guest's UUID and
- * the card's number. The same on every host, for the guest's life. Pure. */
+/* The MAC address of a card whose description has none: 02, then 40 bits of two CRC-32C over the guest's UUID
+ * and the card's number. The same on every host, for the guest's life. Pure. */
 void fy_nic_mac(const uint8_t uuid[16], unsigned index, uint8_t mac[6]);
 /* Network cards (hv/dev/virtio_net.h), "net0" first. */
 unsigned fy_machine_nics(struct fy_machine *m);

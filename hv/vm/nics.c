@@ -54,8 +54,8 @@ static void check_nic(const Ferry__Nic *n, unsigned i, struct fy_err *why)
 {
     bool user = !strcmp(n->kind, "user");
     if (!user && strcmp(n->kind, "tap") != 0 && strcmp(n->kind, "bridge") != 0)
-        fy_reason_add(why, FY_EREFUSED, "net%u: a network of kind \"%s\" is not known here (user, tap, bridge)", i,
-                      n->kind);
+        fy_reason_add(why, FY_EREFUSED,
+                      "net%u: a network of kind \"%s\" is not known here (user, tap, bridge)", i, n->kind);
     if (n->mac.len && (n->mac.len != 6 || n->mac.data[0] & 1))
         fy_reason_add(why, FY_EREFUSED, "net%u: its MAC address is no station's", i);
     if (pairs_of(n) > (user ? 1 : FY_NET_PAIRS_MAX))

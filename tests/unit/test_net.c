@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The network card against a driver and a socket as its network: frames both ways over every ring format, headers
- * that break rules, the control queue, a lost link, a held gate, a move, a limit. */
+/* The network card against a driver and a socket as its network: frames both ways over every ring format,
+ * headers that break rules, the control queue, a lost link, a held gate, a move, a limit. */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -161,8 +161,8 @@ static void guest_send(struct card *c, unsigned n, uint32_t len, const struct fy
 
 #define BEGUN 2 /* frames that `start` has sent */
 
-/* The driver is ready, and the card's thread knows: what comes to the wire from here on is for this driver. Twice, since a
- * kick may overtake that word once. */
+/* The driver is ready, and the card's thread knows: what comes to the wire from here on is for this driver.
+ * Twice, since a kick may overtake that word once. */
 static void start(struct card *c, uint64_t features, unsigned queues)
 {
     static uint8_t frame[FY_NET_FRAME_MAX];
@@ -175,11 +175,9 @@ static void start(struct card *c, uint64_t features, unsigned queues)
     }
 }
 
-static const uint64_t formats[] = {0,
-                                   FY_VIRTIO_F_EVENT_IDX,
-                                   FY_VIRTIO_F_INDIRECT_DESC | FY_VIRTIO_F_EVENT_IDX,
-                                   FY_VIRTIO_F_RING_PACKED,
-                                   FY_VIRTIO_F_RING_PACKED | FY_VIRTIO_F_EVENT_IDX | FY_VIRTIO_F_INDIRECT_DESC};
+static const uint64_t formats[] = {
+    0, FY_VIRTIO_F_EVENT_IDX, FY_VIRTIO_F_INDIRECT_DESC | FY_VIRTIO_F_EVENT_IDX, FY_VIRTIO_F_RING_PACKED,
+    FY_VIRTIO_F_RING_PACKED | FY_VIRTIO_F_EVENT_IDX | FY_VIRTIO_F_INDIRECT_DESC};
 
 static void test_config(void **state)
 {
@@ -210,13 +208,15 @@ static void test_send(void **state)
         start(&c, formats[k] | F_MAC | F_CSUM | F_HOST_TSO4, 2);
         for (unsigned n = 0; n < 300; n++) {
             uint32_t len = 14 + n * 11 % 1500;
-            h = (struct fy_net_hdr){.flags = n % 3 ? 0 : FY_NET_NEEDS_CSUM, .csum_start = n % 3 ? 0 : 4, .csum_offset = 6};
+            h = (struct fy_net_hdr){
+                .flags = n % 3 ? 0 : FY_NET_NEEDS_CSUM, .csum_start = n % 3 ? 0 : 4, .csum_offset = 6};
             guest_send(&c, n, len, &h, 1 + n % 5);
             assert_int_equal(wire_recv(&c, &got, frame), len);
             assert_true(is_frame(frame, n, len));
             assert_int_equal(got.flags, h.flags);
         }
-        h = (struct fy_net_hdr){.flags = 1, .gso_type = 1, .gso_size = 1448, .hdr_len = 54, .csum_start = 34, .csum_offset = 16};
+        h = (struct fy_net_hdr){
+            .flags = 1, .gso_type = 1, .gso_size = 1448, .hdr_len = 54, .csum_start = 34, .csum_offset = 16};
         guest_send(&c, 7, 60000, &h, 9);
         assert_int_equal(wire_recv(&c, &got, frame), 60000);
         assert_true(is_frame(frame, 7, 60000));
@@ -237,12 +237,12 @@ static void test_send_broken(void **state)
     } bad[] = {
         {{.flags = 1, .csum_start = 0xffff, .csum_offset = 0xffff}, 100},
         {{.flags = 1, .csum_start = 90, .csum_offset = 9}, 100},
-        {{.gso_type = 1, .gso_size = 100}, 100},                              /* no checksum asked for */
-        {{.flags = 1, .gso_type = 1}, 100},                                   /* segments of nothing */
-        {{.flags = 1, .gso_type = 1, .gso_size = 1, .hdr_len = 101}, 100},    /* longer than the frame */
-        {{.flags = 1, .gso_type = 3, .gso_size = 100}, 100},                  /* UDP */
-        {{.flags = 1, .gso_type = 4, .gso_size = 100}, 100},                  /* TSO6: not negotiated */
-        {{.flags = 1, .gso_type = 0x81, .gso_size = 100}, 100},               /* ECN: not negotiated */
+        {{.gso_type = 1, .gso_size = 100}, 100},                           /* no checksum asked for */
+        {{.flags = 1, .gso_type = 1}, 100},                                /* segments of nothing */
+        {{.flags = 1, .gso_type = 1, .gso_size = 1, .hdr_len = 101}, 100}, /* longer than the frame */
+        {{.flags = 1, .gso_type = 3, .gso_size = 100}, 100},               /* UDP */
+        {{.flags = 1, .gso_type = 4, .gso_size = 100}, 100},               /* TSO6: not negotiated */
+        {{.flags = 1, .gso_type = 0x81, .gso_size = 100}, 100},            /* ECN: not negotiated */
         {{.gso_type = 0x80}, 100},
         {{0}, 13},
         {{0}, 65554},
@@ -383,9 +383,10 @@ static void test_receive_headers(void **state)
     uint32_t used;
     open_card(&c, 0);
     start(&c, F_MAC, 2);
-    const struct fy_net_hdr bad[] = {{.flags = 1, .csum_start = 99, .csum_offset = 0},
-                                     {.flags = 1, .gso_type = 1, .gso_size = 10, .csum_start = 34, .csum_offset = 16},
-                                     {.gso_type = 7}};
+    const struct fy_net_hdr bad[] = {
+        {.flags = 1, .csum_start = 99, .csum_offset = 0},
+        {.flags = 1, .gso_type = 1, .gso_size = 10, .csum_start = 34, .csum_offset = 16},
+        {.gso_type = 7}};
     for (size_t i = 0; i < FY_ARRAY_LEN(bad); i++)
         wire_send(&c, 1, 100, &bad[i]);
     const struct fy_net_hdr sum = {.flags = 1, .csum_start = 34, .csum_offset = 16};
@@ -462,7 +463,9 @@ static void test_control(void **state)
     const uint8_t on = 1, off = 0, two = 2;
     struct card c;
     open_card(&c, 0);
-    start(&c, F_MAC | F_STATUS | F_CTRL | F_CTRL_RX | F_CTRL_VLAN | F_CTRL_MAC | F_GUEST_CSUM | F_GUEST_OFFLOADS_CTRL,
+    start(&c,
+          F_MAC | F_STATUS | F_CTRL | F_CTRL_RX | F_CTRL_VLAN | F_CTRL_MAC | F_GUEST_CSUM |
+              F_GUEST_OFFLOADS_CTRL,
           3);
     assert_true(reaches(&c, all, -1));
     assert_false(reaches(&c, group, -1));
@@ -735,13 +738,20 @@ static void test_mac(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),          cmocka_unit_test(test_send),
-        cmocka_unit_test(test_send_broken),     cmocka_unit_test(test_receive),
-        cmocka_unit_test(test_receive_merged),  cmocka_unit_test(test_receive_starved),
-        cmocka_unit_test(test_receive_headers), cmocka_unit_test(test_control),
-        cmocka_unit_test(test_link),            cmocka_unit_test(test_gate),
-        cmocka_unit_test(test_move),            cmocka_unit_test(test_state),
-        cmocka_unit_test(test_limit),           cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_send),
+        cmocka_unit_test(test_send_broken),
+        cmocka_unit_test(test_receive),
+        cmocka_unit_test(test_receive_merged),
+        cmocka_unit_test(test_receive_starved),
+        cmocka_unit_test(test_receive_headers),
+        cmocka_unit_test(test_control),
+        cmocka_unit_test(test_link),
+        cmocka_unit_test(test_gate),
+        cmocka_unit_test(test_move),
+        cmocka_unit_test(test_state),
+        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_mac),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
