@@ -91,6 +91,7 @@ int verb_host(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_version(struct cli *c);
 int verb_watch(struct cli *c);
+int verb_top(struct cli *c);
 int verb_complete(struct cli *c);
 extern const struct cli_verb cli_verbs[];
 

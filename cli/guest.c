@@ -117,6 +117,10 @@ static void show_text(const Ferry__ApiGuest *g)
         printf("memory      %s%s%s, %s resident\n", cli_size(m->memory_bytes, size),
                m->hugepages ? ", 2 MiB pages" : "", m->prealloc ? ", touched at start" : "",
                cli_size(g->memory_resident, resident));
+        for (size_t i = 0; i < m->n_disks; i++)
+            printf("disk%-7zu %s: %s, %s, %s%s, cache %s\n", i, m->disks[i]->name, m->disks[i]->source,
+                   cli_size(m->disks[i]->bytes, size), m->disks[i]->format,
+                   m->disks[i]->read_only ? ", read-only" : "", m->disks[i]->cache);
         if (*m->cmdline)
             printf("cmdline     %s\n", m->cmdline);
         show_nics(g);

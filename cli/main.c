@@ -20,6 +20,7 @@ const struct cli_verb cli_verbs[] = {
     {"job", verb_job, "list|show|wait|cancel|set|resolve", "moves under way and past"},
     {"host", verb_host, "init|invite|join|list|remove", "this host and those it trusts"},
     {"doctor", verb_doctor, "", "what this host can and cannot do, and why"},
+    {"top", verb_top, "[--interval T] [--count N]", "what guests use: CPU, memory, disks, networks"},
     {"watch", verb_watch, "", "every change as it happens"},
     {"version", verb_version, "", "versions of vmctl and ferryd"},
     {"__complete", verb_complete, "", ""},

@@ -45,6 +45,19 @@ static void nic_members(struct cli_json *j, const Ferry__ApiGuest *g)
     cli_json_close(j, ']');
 }
 
+static void disk_members(struct cli_json *j, const Ferry__Disk *k)
+{
+    cli_json_object(j, NULL);
+    cli_json_string(j, "name", k->name);
+    cli_json_string(j, "source", k->source);
+    cli_json_string(j, "format", k->format);
+    cli_json_u64(j, "bytes", k->bytes);
+    cli_json_bool(j, "read_only", k->read_only);
+    cli_json_string(j, "cache", k->cache);
+    cli_json_u64(j, "queues", k->queues);
+    cli_json_close(j, '}');
+}
+
 void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
 {
     const Ferry__Machine *m = g->machine;
@@ -70,6 +83,10 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_string(j, "cmdline", m->cmdline);
         if (m->n_nics)
             nic_members(j, g);
+        cli_json_array(j, "disks");
+        for (size_t i = 0; i < m->n_disks; i++)
+            disk_members(j, m->disks[i]);
+        cli_json_close(j, ']');
     }
     cli_json_u64(j, "memory_resident", g->memory_resident);
     cli_json_ms(j, "running_ms", g->running_ns);

@@ -2,12 +2,14 @@
 /* vmctl start */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "cli/net.h"
+#include "cli/disk.h"
 #include "hv/base/io.h"
 
 enum {
@@ -28,6 +30,7 @@ static const struct option longs[] = {
     {"kernel", required_argument, NULL, 'k'},
     {"initrd", required_argument, NULL, 'r'},
     {"append", required_argument, NULL, 'a'},
+    {"disk", required_argument, NULL, 'd'},
     {"cpu-model", required_argument, NULL, OPT_MODEL},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"prealloc", no_argument, NULL, OPT_PREALLOC},
@@ -46,6 +49,8 @@ struct start {
     bool console;
     struct cli_nic nics[CLI_NICS_MAX];
     Ferry__Nic *nic_list[CLI_NICS_MAX];
+    Ferry__Disk disks[CLI_DISKS_MAX], *disk_list[CLI_DISKS_MAX];
+    char *texts[CLI_DISKS_MAX];
 };
 
 /* -n, its words in the same argument or in the next one. */
@@ -64,6 +69,18 @@ static int add_nic(struct cli *c, struct start *s)
     if (cli_nic_parse(spec ? spec : "", &s->nics[i], why, sizeof why) < 0)
         return cli_fail(c, FY_EUSAGE, "-n %s: %s", spec ? spec : "", why);
     return 0;
+}
+
+static int add_disk(struct cli *c, struct start *s)
+{
+    struct fy_err e;
+    size_t n = s->op.n_disks;
+    if (n == CLI_DISKS_MAX)
+        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", CLI_DISKS_MAX);
+    s->op.disks = s->disk_list;
+    s->disk_list[n] = &s->disks[n];
+    s->op.n_disks++;
+    return cli_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
 }
 
 static int option(struct cli *c, struct start *s, int o)
@@ -92,6 +109,8 @@ static int option(struct cli *c, struct start *s, int o)
     case 'a':
         s->op.cmdline = optarg;
         break;
+    case 'd':
+        return add_disk(c, s);
     case OPT_MODEL:
         s->op.cpu_model = optarg;
         break;
@@ -150,7 +169,7 @@ static int open_image(struct cli *c, const char *path, int *fd)
 static int start(struct cli *c, struct start *s)
 {
     int code = 0, o;
-    while ((o = cli_option(c, "cm:p:k:r:a:n::", longs, &code)) != -1) {
+    while ((o = cli_option(c, "cm:p:k:r:a:d:n::", longs, &code)) != -1) {
         if (o == -2)
             return code;
         if ((code = option(c, s, o)) != 0)
@@ -185,5 +204,7 @@ int verb_start(struct cli *c)
     int code = start(c, &s);
     for (size_t i = 0; i < s.op.n_nics; i++)
         cli_nic_free(&s.nics[i]);
+    for (size_t i = 0; i < s.op.n_disks; i++)
+        free(s.texts[i]);
     return code;
 }

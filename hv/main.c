@@ -25,11 +25,13 @@
 #define CONFIG_MAX (1u << 20)
 #define ICOUNT_TSC_KHZ 1000000u
 
-enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT };
+enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT, DISK };
 
 struct options {
     int fd[FD_COUNT];
     int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX];
+    int disk_fds[FY_DISKS_LIMIT];
+    unsigned disk_count;
     bool incoming, paused, check, probe;
 };
 
@@ -45,7 +47,7 @@ struct hv {
 static const char usage[] =
     "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
     "N --runlog-fd N --ready-fd N\n"
-    "                [--kernel-fd N] [--initrd-fd N] [--nic-fd CARD.QUEUE=N]... [--incoming] "
+    "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--nic-fd CARD.QUEUE=N]... [--incoming] "
     "[--paused]\n"
     "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
     "       ferry-hv --probe --kvm-fd N\n"
@@ -71,10 +73,11 @@ static int parse_options(int argc, char **argv, struct options *o)
         {"kvm-fd", 1, NULL, KVM},       {"mem-fd", 1, NULL, MEM},
         {"mem-ro-fd", 1, NULL, MEM_RO}, {"runlog-fd", 1, NULL, RUNLOG},
         {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},
-        {"initrd-fd", 1, NULL, INITRD}, {"incoming", 0, NULL, 'i'},
-        {"paused", 0, NULL, 'p'},       {"check", 0, NULL, 'c'},
-        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},
-        {"nic-fd", 1, NULL, 'n'},       {NULL, 0, NULL, 0},
+        {"initrd-fd", 1, NULL, INITRD}, {"disk-fd", 1, NULL, DISK},
+        {"incoming", 0, NULL, 'i'},     {"paused", 0, NULL, 'p'},
+        {"check", 0, NULL, 'c'},        {"probe", 0, NULL, 'q'},
+        {"version", 0, NULL, 'v'},      {"nic-fd", 1, NULL, 'n'},
+        {NULL, 0, NULL, 0},
     };
     for (int i = 0; i < FD_COUNT; i++)
         o->fd[i] = -1;
@@ -103,14 +106,17 @@ static int parse_options(int argc, char **argv, struct options *o)
             puts(FERRY_VERSION);
             exit(0);
         default:
-            if (c < 0 || c >= FD_COUNT)
+            if (c < 0 || c > DISK || (c == DISK && o->disk_count == FY_DISKS_LIMIT))
                 return -1;
             errno = 0;
             long n = strtol(optarg, &end, 10);
             if (*end || errno || n < 3 || n > 1 << 20)
                 return -1;
-            o->fd[c] = (int)n;
-            fy_set_cloexec(o->fd[c], true);
+            fy_set_cloexec((int)n, true);
+            if (c == DISK)
+                o->disk_fds[o->disk_count++] = (int)n;
+            else
+                o->fd[c] = (int)n;
         }
     }
     return optind == argc ? 0 : -1;
@@ -328,6 +334,9 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
         h->m = fy_machine_new(&c, prealloc_ns, e);
     }
     ferry__machine__free_unpacked(desc, NULL);
+    /* An incoming guest's come when it is to run. */
+    if (h->m && !o->incoming && fy_machine_take_disks(h->m, o->disk_fds, o->disk_count, e) < 0)
+        return -1;
     if (!h->m || (!o->incoming && fy_machine_boot(h->m, e) < 0))
         return -1;
     fy_life_init(&h->life, h->m, o->incoming, o->paused);
@@ -360,6 +369,7 @@ static int run_guest(struct options *o)
     }
     fy_server_free(h.server);
     h.server = NULL;
+    fy_life_done(&h.life);
     fy_machine_free(h.m);
     fy_loop_free(h.loop);
     return r < 0 ? e.code : 0;

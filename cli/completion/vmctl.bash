@@ -21,7 +21,7 @@ _vmctl()
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
-        -H | --socket | -m | -p | -k | -r | -a | -i | --memory | --cpus | --kernel | --initrd | --append | \
+        -H | --socket | -m | -p | -k | -r | -a | -d | -i | --disk | --memory | --cpus | --kernel | --initrd | --append | \
             --cpu-model | --engine | --interval | --max-downtime | --deadline | --on-miss | --channels | \
             --compress | --max-bandwidth | --name | --address | --after)
             ((i++))
@@ -39,7 +39,7 @@ _vmctl()
         esac
     done
     case $prev in
-    -H | --socket | -k | -r | --kernel | --initrd)
+    -H | --socket | -k | -r | -d | --disk | --kernel | --initrd)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
         ;;
@@ -53,7 +53,7 @@ _vmctl()
     if [[ $cur == -* ]]; then
         words='--json --socket --help'
         case $verb in
-        start) words+=' --console --memory --cpus --kernel --initrd --append --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused' ;;
+        start) words+=' --console --memory --cpus --kernel --initrd --append --disk --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused' ;;
         migrate) words+=' --plan --max-downtime --deadline --on-miss --channels --compress --max-bandwidth --plaintext --verify --paused --detach' ;;
         stop) words+=' --force --wait' ;;
         dirty-rate) words+=' --interval' ;;

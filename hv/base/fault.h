@@ -45,12 +45,16 @@ enum fy_fault {
     FY_FAULT_TD_AFTER_RAN = 64,     /* RAN written, not answered */
     FY_FAULT_TD_BEFORE_ABORT = 65,  /* asked about an ID that never ran, ABORT not written */
     FY_FAULT_TD_AFTER_ABORT = 66,   /* ABORT written, not answered */
+    FY_FAULT_TD_DISKS_OPEN = 67,    /* about to open the guest's disks */
     /* hypervisors */
-    FY_FAULT_SH_PAUSED = 80,     /* the source's: pause done */
-    FY_FAULT_SH_LATCHED = 81,    /* the source's: latch done, not answered */
-    FY_FAULT_TH_LOADED = 82,     /* the target's: state loaded, not answered */
-    FY_FAULT_TH_BEFORE_RUN = 83, /* the target's: told to run, not running */
-    FY_FAULT_TH_AFTER_RUN = 84,  /* the target's: running, not answered */
+    FY_FAULT_SH_PAUSED = 80,      /* the source's: pause done */
+    FY_FAULT_SH_LATCHED = 81,     /* the source's: latch done, not answered */
+    FY_FAULT_TH_LOADED = 82,      /* the target's: state loaded, not answered */
+    FY_FAULT_TH_BEFORE_RUN = 83,  /* the target's: told to run, not running */
+    FY_FAULT_TH_AFTER_RUN = 84,   /* the target's: running, not answered */
+    FY_FAULT_SH_DISKS_AWAY = 85,  /* the source's: disks flushed and unlocked, not latched */
+    FY_FAULT_SH_DISKS_BACK = 86,  /* the source's: about to lock its disks again */
+    FY_FAULT_TH_DISKS_TAKEN = 87, /* the target's: disks locked, not running */
     /* mutations: damage that only the guest's own checker can see; `fail` makes them happen */
     FY_FAULT_MUT_DROP_PAGE = 100,   /* a page is not sent */
     FY_FAULT_MUT_SKIP_ZERO = 101,   /* a page that became zero is not sent */

@@ -9,7 +9,7 @@
 #include "hv/base/err.h"
 
 #define FY_MSG_MAX (128 * 1024)
-#define FY_MSG_FDS 16
+#define FY_MSG_FDS 32
 
 /* Send one message with nfds (0..FY_MSG_FDS) descriptors, which stay the caller's. Blocks where the
  * socket does. Code FY_EUNREACHABLE when the other end is gone; -2 instead of -1 when the

@@ -80,8 +80,10 @@ struct fy_answer {
         Ferry__DigestReply digest;
         Ferry__ConsoleAttachReply console_attach;
         Ferry__BalloonReply balloon;
+        Ferry__StatsReply stats;
     } u;
     uint64_t balloon_stats[FY_BALLOON_STATS];
+    Ferry__DeviceStats devices[FY_DEVICES_MAX], *device_list[FY_DEVICES_MAX];
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
     uint64_t vcpu_dirty[64];
@@ -104,6 +106,7 @@ int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
 /* ops_devices.c */
 int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e);
 void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
+int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,
                   struct fy_err *e);
 void fy_trackers_close(struct fy_conn *c);

@@ -172,9 +172,11 @@ static int op_load(struct fy_server *s, uint64_t bytes, const int *fds, int nfds
     return 0;
 }
 
-static int op_run(struct fy_server *s, const Ferry__RunRequest *req, struct fy_answer *a, struct fy_err *e)
+static int op_run(struct fy_server *s, const Ferry__RunRequest *req, const int *fds, int nfds,
+                  struct fy_answer *a, struct fy_err *e)
 {
-    if (take_id(&req->handover_id, e) < 0 || fy_life_run(s->life, req->handover_id.data, req->paused, e) < 0)
+    if (take_id(&req->handover_id, e) < 0 ||
+        fy_life_run(s->life, req->handover_id.data, req->paused, fds, (unsigned)nfds, e) < 0)
         return -1;
     Ferry__RunReply *r = &a->u.run;
     ferry__run_reply__init(r);
@@ -254,6 +256,8 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_COUNT:
     case FERRY__REQUEST__OP_DIGEST:
         return fy_op_icount(c, q, a, e);
+    case FERRY__REQUEST__OP_STATS:
+        return fy_op_stats(s, a, e);
     case FERRY__REQUEST__OP_BALLOON:
         return fy_op_balloon(s, q->balloon, a, e);
     case FERRY__REQUEST__OP_NIC:
@@ -266,7 +270,7 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_LOAD_STATE:
         return op_load(s, q->load_state->bytes, fds, nfds, a, e);
     case FERRY__REQUEST__OP_RUN:
-        return op_run(s, q->run, a, e);
+        return op_run(s, q->run, fds, nfds, a, e);
     case FERRY__REQUEST__OP_CONSOLE_ATTACH:
         return fy_console_attach(s, q->console_attach, a, e);
     default:

@@ -89,3 +89,39 @@ void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply
     r->nics = a->nic_list;
     r->n_nics = fy_machine_nics(s->m);
 }
+
+int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e)
+{
+    (void)e;
+    Ferry__StatsReply *r = &a->u.stats;
+    struct fy_virtio *balloon = fy_machine_balloon(s->m);
+    struct fy_machine_times t;
+    ferry__stats_reply__init(r);
+    r->devices = a->device_list;
+    const struct fy_device *d;
+    for (unsigned i = 0; (d = fy_machine_nth_device(s->m, i)) && r->n_devices < FY_DEVICES_MAX; i++) {
+        struct fy_dev_counters c;
+        if (!d->ops->counters)
+            continue;
+        d->ops->counters(d->dev, &c);
+        Ferry__DeviceStats *o = &a->devices[r->n_devices];
+        ferry__device_stats__init(o);
+        o->id = (char *)(uintptr_t)d->id;
+        o->type = (char *)(uintptr_t)d->ops->type;
+        o->requests = c.requests;
+        o->from_guest = c.from_guest;
+        o->to_guest = c.to_guest;
+        a->device_list[r->n_devices++] = o;
+    }
+    fy_machine_times(s->m, &t);
+    r->memory_resident = t.resident;
+    if (balloon) {
+        struct fy_balloon_status b;
+        fy_balloon_status(balloon, &b);
+        r->balloon = b.actual;
+        r->reported = b.reported;
+    }
+    a->resp.op_case = FERRY__RESPONSE__OP_STATS;
+    a->resp.stats = r;
+    return 0;
+}

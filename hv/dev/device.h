@@ -45,6 +45,12 @@ struct fy_dev_host {
     bool (*doorbell)(void *arg, uint64_t gpa, int eventfd, bool on);
 };
 
+/* What went through a device's rings since it was made here. */
+struct fy_dev_counters {
+    uint64_t requests;
+    uint64_t from_guest, to_guest; /* bytes */
+};
+
 /* The device's side; the whole vtable of a chip. */
 struct fy_dev_ops {
     const char *type;
@@ -62,6 +68,8 @@ struct fy_dev_ops {
     void (*pause)(void *dev);
     /* Optional. vCPUs are about to run (again). */
     void (*resume)(void *dev);
+    /* Optional. Any thread. */
+    void (*counters)(void *dev, struct fy_dev_counters *c);
 };
 
 struct fy_device {

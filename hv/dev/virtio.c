@@ -216,6 +216,19 @@ static void device_resume(void *dev)
     pthread_mutex_unlock(&v->lock);
 }
 
+static void device_counters(void *dev, struct fy_dev_counters *c)
+{
+    struct fy_virtio *v = dev;
+    *c = (struct fy_dev_counters){0};
+    pthread_mutex_lock(&v->lock);
+    for (unsigned i = 0; i < v->config.queues; i++) {
+        c->requests += v->queues[i].requests;
+        c->from_guest += v->queues[i].from_guest;
+        c->to_guest += v->queues[i].to_guest;
+    }
+    pthread_mutex_unlock(&v->lock);
+}
+
 static void free_watches(void *arg)
 {
     struct fy_virtio *v = arg;
@@ -290,7 +303,8 @@ int fy_virtio_new(struct fy_pci *pci, struct fy_gmem *gmem, const struct fy_virt
                                            .reset = device_reset,
                                            .free = device_free,
                                            .pause = device_pause,
-                                           .resume = device_resume};
+                                           .resume = device_resume,
+                                           .counters = device_counters};
     struct fy_virtio *v = calloc(1, sizeof *v);
     if (!v) {
         type->free(dev);

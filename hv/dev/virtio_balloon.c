@@ -19,9 +19,11 @@
 enum { Q_INFLATE, Q_DEFLATE, Q_STATS, Q_REPORTING, QUEUES };
 
 #define CONFIG_BYTES 8 /* num_pages, actual */
-#define REQUESTS_A_TURN 32u
+/* The device's lock is held for a turn, and a pause waits for it: some milliseconds at most. */
+#define REQUESTS_A_TURN 4u
 #define PFNS_AT_ONCE 256u
-#define STAT_BYTES 10u /* u16 tag, u64 value, packed */
+#define PFNS_A_REQUEST 1024u /* Linux sends 256; what is beyond stays with the guest */
+#define STAT_BYTES 10u       /* u16 tag, u64 value, packed */
 
 struct balloon {
     struct fy_virtio *v;
@@ -48,7 +50,7 @@ static void inflate(struct balloon *b, const struct fy_vq_chain *c)
 {
     uint32_t pfn[PFNS_AT_ONCE];
     uint64_t at = 0, n, first = 0, count = 0;
-    while ((n = fy_vq_fetch(c, at, pfn, sizeof pfn) / 4) > 0) {
+    while (at < 4 * PFNS_A_REQUEST && (n = fy_vq_fetch(c, at, pfn, sizeof pfn) / 4) > 0) {
         at += 4 * n;
         for (uint64_t i = 0; i < n; i++) {
             if (count && pfn[i] == first + count) {

@@ -7,8 +7,8 @@
 #include "hv/dev/virtio_devices.h"
 
 #define CLASS_RNG 0x100000u
-#define BUFFER_MAX 65536u /* bytes of one request that are filled; the driver asks again for more */
-#define REQUESTS_A_TURN 64u
+#define BUFFER_MAX 16384u /* bytes of one request that are filled; the driver asks again for more */
+#define REQUESTS_A_TURN 8u
 
 struct rng {
     struct fy_virtio *v;

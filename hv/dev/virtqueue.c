@@ -142,6 +142,9 @@ void fy_vq_put(struct fy_vq *q, const struct fy_vq_chain *c, uint32_t written)
     uint64_t left = written;
     if (!q->started)
         return;
+    q->requests++;
+    q->from_guest += c->out_bytes;
+    q->to_guest += written;
     q->in_flight--;
     for (unsigned i = c->out; left && i < (unsigned)c->out + c->in; i++) {
         uint64_t n = FY_MIN(left, (uint64_t)c->seg[i].len);

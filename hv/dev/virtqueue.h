@@ -37,7 +37,8 @@ struct fy_vq {
     bool kicks_on;      /* the driver has been asked to kick */
     uint16_t signalled; /* next_used when the driver was last interrupted */
     bool signalled_valid;
-    uint32_t in_flight; /* chains popped and not yet put back */
+    uint32_t in_flight;                      /* chains popped and not yet put back */
+    uint64_t requests, from_guest, to_guest; /* put back, bytes of them; since the queue was made */
 };
 
 /* A buffer of a chain, in guest RAM. */

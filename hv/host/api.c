@@ -352,6 +352,9 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
     case FERRY__API_REQUEST__OP_START:
         fyd_api_start(c, r->start, fds, nfds);
         break;
+    case FERRY__API_REQUEST__OP_STATS:
+        fyd_api_stats(c);
+        break;
     case FERRY__API_REQUEST__OP_STATUS:
         fyd_api_status(c, NULL);
         break;

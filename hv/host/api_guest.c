@@ -8,6 +8,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/host/console.h"
+#include "hv/host/disks.h"
 #include "hv/host/engine.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
@@ -126,6 +127,7 @@ struct start {
     Ferry__CpuPolicy cpu;
     Ferry__ApiStart *op; /* owned */
     int kernel, initrd;
+    int disks[FYD_DISKS_MAX];
     uint8_t uuid[FYD_ID_LEN];
     struct fyd_engine engine;
 };
@@ -134,6 +136,7 @@ static void free_start(struct start *s)
 {
     fy_close(&s->kernel);
     fy_close(&s->initrd);
+    fyd_disks_close(s->disks);
     if (s->op)
         ferry__api_start__free_unpacked(s->op, NULL);
     free(s->machine);
@@ -148,8 +151,11 @@ static void start_recorded(void *arg, const struct fy_err *err)
     if (err) {
         started(a, err);
     } else {
-        struct fyd_launch l = {
-            .machine = s->machine, .kernel_fd = s->kernel, .initrd_fd = s->initrd, .paused = s->op->paused};
+        struct fyd_launch l = {.machine = s->machine,
+                               .kernel_fd = s->kernel,
+                               .initrd_fd = s->initrd,
+                               .disk_fds = s->disks,
+                               .paused = s->op->paused};
         fyd_guest_launch(a->g, &l, started, a);
     }
     free_start(s);
@@ -182,6 +188,20 @@ static void fill_machine(struct start *s)
     m->has_initrd = op->has_initrd;
     m->n_nics = op->n_nics;
     m->nics = op->nics;
+    m->n_disks = op->n_disks;
+    m->disks = op->disks;
+}
+
+/* Open its disks, and let them say what the request left open. */
+static int open_disks(struct fyd *d, struct start *s, struct fy_err *e)
+{
+    for (size_t i = 0; i < s->machine->n_disks && i < FYD_DISKS_MAX; i++)
+        if (s->machine->disks[i]->format[0] && strcmp(s->machine->disks[i]->format, "raw") != 0)
+            return fy_fail(e, FY_EUNSUPPORTED, "disk format %.20s is not known here (raw is)",
+                           s->machine->disks[i]->format);
+    if (fyd_disks_open(d, s->machine, false, s->disks, e) < 0)
+        return -1;
+    return fyd_disks_complete(s->machine, s->disks, e);
 }
 
 static Ferry__ApiStart *copy_op(const Ferry__ApiStart *op)
@@ -215,9 +235,19 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
     s->initrd = nfds > 1 ? fds[1] : -1;
     for (int i = 0; i < nfds; i++)
         fds[i] = -1;
+    for (unsigned i = 0; i < FYD_DISKS_MAX; i++)
+        s->disks[i] = -1;
     s->machine = calloc(1, sizeof *s->machine);
     s->op = copy_op(op);
     fy_uuid_new(s->uuid);
+    if (s->machine && s->op) {
+        fill_machine(s);
+        if (open_disks(c->d, s, &e) < 0) {
+            fyd_reply_error(c, &e);
+            free_start(s);
+            return;
+        }
+    }
     struct fyd_guest *g =
         s->machine && s->op ? fyd_guest_new(c->d, op->name, s->uuid, FYD_G_STARTING, &e) : NULL;
     s->ask = g ? new_ask(c, g) : NULL;
@@ -229,7 +259,6 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         free_start(s);
         return;
     }
-    fill_machine(s);
     fyd_changed_guest(g, false);
     fyd_guest_persist(g, start_recorded, s);
 }

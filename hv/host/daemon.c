@@ -267,6 +267,10 @@ static int open_all(struct fyd *d, const struct fyd_options *o, struct fy_err *e
     /* Grows over restarts, so that a watcher's last revision stays below what it has not seen. */
     d->revision = fy_realtime_ns() / 1000;
     fyd_copy(d->listen, sizeof d->listen, o->listen ? o->listen : FYD_DEFAULT_LISTEN);
+    static const char *const folders[] = {FYD_DEFAULT_DISKS};
+    d->disk_folder_count = o->disk_folder_count ? o->disk_folder_count : 1;
+    memcpy(d->disk_folders, o->disk_folder_count ? o->disk_folders : folders,
+           d->disk_folder_count * sizeof *folders);
     if (o->engine && strcmp(o->engine, "auto") != 0)
         fyd_copy(d->engine, sizeof d->engine, o->engine);
     if (find_libexec(d, o->libexec, e) < 0 || open_root(d, o->root ? o->root : FYD_DEFAULT_ROOT, e) < 0 ||

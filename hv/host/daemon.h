@@ -165,10 +165,16 @@ struct fyd_job {
     int console_fd;                    /* the viewer's end, until then; -1 */
 };
 
+#define FYD_DISKS_MAX 12
+#define FYD_DISK_FOLDERS_MAX 8
+#define FYD_DEFAULT_DISKS "/var/lib/ferry/images"
+
 struct fyd {
     struct fy_loop *loop;
     char root[PATH_MAX];
     char libexec[PATH_MAX];
+    const char *disk_folders[FYD_DISK_FOLDERS_MAX]; /* the caller's */
+    unsigned disk_folder_count;
     char engine[8]; /* for incoming guests; "": as their descriptions say */
     char listen[FYD_ADDRESS_MAX];
     int rootfd;
@@ -204,7 +210,10 @@ struct fyd_options {
     const char *root;
     const char *listen;
     const char *libexec; /* NULL: next to ferryd */
-    const char *engine;  /* for incoming guests; NULL or "auto": as the description says */
+    /* Folders that incoming guests' disks may be in; none: the default one. They outlive the daemon. */
+    const char *disk_folders[FYD_DISK_FOLDERS_MAX];
+    unsigned disk_folder_count;
+    const char *engine; /* for incoming guests; NULL or "auto": as the description says */
 };
 /* Open the root, read the inventory, find guests again, listen. NULL with the cause. */
 struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct fy_err *e);
@@ -220,6 +229,7 @@ void fyd_copy(char *out, size_t room, const char *text);
 struct fyd_launch {
     const Ferry__Machine *machine;
     int kernel_fd, initrd_fd; /* -1: none; stay the caller's */
+    const int *disk_fds;      /* of machine->disks, stay the caller's; NULL: none, or incoming */
     bool incoming, paused;
 };
 const char *fyd_gstate_name(enum fyd_gstate s);
@@ -356,6 +366,9 @@ void fyd_host_paired(struct fyd_job *job, const Ferry__Paired *p);
 bool fyd_invite_open(struct fyd *d);
 /* Open the key and certificate for a worker: fds[0], fds[1], CLOEXEC. */
 int fyd_identity(struct fyd *d, int fds[2], struct fy_err *e);
+
+/* stats.c */
+void fyd_api_stats(struct fyd_client *c);
 
 /* doctor.c */
 void fyd_doctor(struct fyd_client *c);

@@ -9,6 +9,7 @@
 #include "hv/base/fault.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/disks.h"
 #include "hv/host/handjob.h"
 #include "hv/host/net.h"
 #include "hv/host/spawn.h"
@@ -117,11 +118,22 @@ void fyd_ho_run(struct fyd_ho *h)
     }
     Ferry__RunRequest run = FERRY__RUN_REQUEST__INIT;
     Ferry__Request req = FERRY__REQUEST__INIT;
+    int disks[FYD_DISKS_MAX];
+    struct fy_err e;
+    if (h->machine && fyd_disks_open(h->d, h->machine, true, disks, &e) < 0) {
+        h->why = e;
+        fyd_ho_feed(h, FY_HE_H_CANNOT);
+        return;
+    }
     run.handover_id = (ProtobufCBinaryData){FYD_ID_LEN, h->id};
     run.paused = h->job && h->job->run_paused;
     req.op_case = FERRY__REQUEST__OP_RUN;
     req.run = &run;
-    fyd_hv_call(h->guest->link, &req, NULL, 0, RUN_MS, run_answered, h);
+    fyd_hv_call(h->guest->link, &req, disks, h->machine ? (int)h->machine->n_disks : 0, RUN_MS, run_answered,
+                h);
+    /* A descriptor kept here would keep the disk locked. */
+    if (h->machine)
+        fyd_disks_close(disks);
 }
 
 static void resolve_answered(void *arg, const struct fy_err *err, const Ferry__Response *r, int *fds,

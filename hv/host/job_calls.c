@@ -10,6 +10,7 @@
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
 #include "hv/host/console.h"
+#include "hv/host/disks.h"
 #include "hv/host/handjob.h"
 #include "hv/host/jobs.h"
 #include "hv/host/net.h"
@@ -147,6 +148,14 @@ static void check_nics(struct create *c)
     }
 }
 
+static void check_disks(struct create *c)
+{
+    struct fy_err e;
+    for (size_t i = 0; i < c->machine->n_disks && i < FYD_DISKS_MAX; i++)
+        if (fyd_disk_look(c->d, c->machine->disks[i], &e) < 0)
+            add_reason(c, FY_EREFUSED, "%s", e.text);
+}
+
 static void create_free(struct create *c)
 {
     fy_watch_free(c->timer);
@@ -264,6 +273,7 @@ static void create_begin(void *arg)
     check_names(c);
     check_room(c);
     check_nics(c);
+    check_disks(c);
     /* The hypervisor looks at its machine before it makes anything, and says all that it lacks: a process of
      * its own for that is needed only where none will be started, or where its reasons must join others. */
     if (c->plan_only || c->code)

@@ -160,6 +160,8 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         kit_add(k, "--initrd-fd", l->initrd_fd, false);
     if (join_nics(g, l, k, e) < 0)
         return -1;
+    for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
+        kit_add(k, "--disk-fd", l->disk_fds[i], false);
     int pair[2];
     if (fy_msg_pair(pair, e) < 0)
         return -1;

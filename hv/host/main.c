@@ -11,13 +11,16 @@
 #include "hv/host/daemon.h"
 
 static const char usage[] =
-    "usage: ferryd [--root DIR] [--listen ADDRESS:PORT] [--libexec DIR] [--engine ENGINE] [--foreground]\n"
+    "usage: ferryd [--root DIR] [--listen ADDRESS:PORT] [--libexec DIR] [--engine ENGINE] [--disks DIR]...\n"
+    "              [--foreground]\n"
     "\n"
     "  --root DIR            where everything is kept (" FYD_DEFAULT_ROOT ")\n"
     "  --listen ADDRESS:PORT where peers connect (" FYD_DEFAULT_LISTEN "; port 0: any)\n"
     "  --libexec DIR         where ferry-hv and ferry-migrate are (next to ferryd)\n"
     "  --engine ENGINE       runs guests that arrive: kvm, soft, or auto (as on the host that they left, "
     "where it can be)\n"
+    "  --disks DIR           a folder that incoming guests' disks may be in (" FYD_DEFAULT_DISKS
+    "; repeat for more)\n"
     "  --foreground          stay in the foreground\n"
     "  --version, --help\n";
 
@@ -25,13 +28,18 @@ static const char usage[] =
 static int read_options(int argc, char **argv, struct fyd_options *o, bool *foreground)
 {
     static const struct option longs[] = {
-        {"root", required_argument, NULL, 'r'},    {"listen", required_argument, NULL, 'l'},
-        {"libexec", required_argument, NULL, 'x'}, {"engine", required_argument, NULL, 'e'},
-        {"foreground", no_argument, NULL, 'f'},    {"version", no_argument, NULL, 'V'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+        {"root", required_argument, NULL, 'r'},
+        {"listen", required_argument, NULL, 'l'},
+        {"libexec", required_argument, NULL, 'x'},
+        {"engine", required_argument, NULL, 'e'},
+        {"disks", required_argument, NULL, 'd'},
+        {"foreground", no_argument, NULL, 'f'},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int c;
-    while ((c = getopt_long(argc, argv, "r:l:x:e:fVh", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "r:l:x:e:d:fVh", longs, NULL)) != -1) {
         switch (c) {
         case 'r':
             o->root = optarg;
@@ -49,6 +57,14 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
                 return FY_EUSAGE;
             }
             o->engine = optarg;
+            break;
+        case 'd':
+            if (optarg[0] != '/' || o->disk_folder_count == FYD_DISK_FOLDERS_MAX) {
+                fprintf(stderr, "ferryd: --disks %s: an absolute path, at most %d of them\n", optarg,
+                        FYD_DISK_FOLDERS_MAX);
+                return FY_EUSAGE;
+            }
+            o->disk_folders[o->disk_folder_count++] = optarg;
             break;
         case 'f':
             *foreground = true;

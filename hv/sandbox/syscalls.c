@@ -99,7 +99,7 @@ static const struct {
     CALL(lseek, IO | MAIN | WORKER),
     CALL(fstat, IO | MAIN | WORKER),
     CALL(newfstatat, IO | MAIN | WORKER),
-    CALL(io_uring_enter, IO | MAIN | WORKER),
+    CALL(io_uring_enter, ALL), /* a vCPU that resets a disk waits for it */
     CALL(io_uring_register, IO | MAIN | WORKER),
     /* sockets that are there; a vCPU's own is console output to viewers */
     CALL(recvmsg, IO | MAIN | WORKER),
@@ -135,7 +135,7 @@ static const struct {
     CALL(access, WORKER),
     CALL(faccessat2, WORKER),
     CALL(stat, WORKER),
-    CALL(statx, WORKER),
+    CALL(statx, MAIN | WORKER), /* how a disk is to be aligned */
     CALL(lstat, WORKER),
     CALL(readlink, WORKER),
     CALL(getdents64, WORKER),

@@ -99,7 +99,7 @@ static bool host_doorbell(void *arg, uint64_t gpa, int eventfd, bool on)
     return m->engine->ops->doorbell && m->engine->ops->doorbell(m->engine, gpa, eventfd, on);
 }
 
-/* The place for the next device; DEVICES_MAX holds all that a description can name. */
+/* The place for the next device; FY_DEVICES_MAX holds all that a description can name. */
 static struct fy_device *next(struct fy_machine *m)
 {
     return &m->devices[m->device_count];
@@ -111,11 +111,9 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
-    if (m->desc->n_nics) {
-        m->gate = fy_gate_new(e);
-        if (!m->gate || fy_nics_make(m, e) < 0)
-            return -1;
-    }
+    m->gate = fy_gate_new(e);
+    if (!m->gate || fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
+        return -1;
     if (!m->desc->rng && !m->desc->balloon)
         return 0;
     m->io = fy_iothread_new("devices", e);
@@ -249,4 +247,9 @@ void fy_machine_power_button(struct fy_machine *m)
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m)
 {
     return m->balloon;
+}
+
+const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i)
+{
+    return i < m->device_count ? &m->devices[i] : NULL;
 }

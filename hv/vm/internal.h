@@ -6,6 +6,7 @@
 
 #include "hv/cpu/cpu.h"
 #include "hv/dev/chips.h"
+#include "hv/dev/gate.h"
 #include "hv/dev/platform.h"
 #include "hv/dev/virtio_devices.h"
 #include "hv/dev/virtio_net.h"
@@ -13,7 +14,6 @@
 
 /* The chips that every machine has, by their place in `devices`; the others follow. */
 enum { DEV_CONSOLE, DEV_SERIAL, DEV_RTC, DEV_PM, DEV_FIXED };
-#define DEVICES_MAX 40
 
 struct fy_vcpu_thread {
     struct fy_machine *m;
@@ -29,16 +29,18 @@ struct fy_machine {
     struct fy_bus *bus;
     struct fy_engine *engine;
     struct fy_logdirty *logdirty;
-    struct fy_device devices[DEVICES_MAX];
+    struct fy_device devices[FY_DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
     struct fy_virtio *balloon; /* NULL: none */
     struct fy_pci *pci;        /* NULL: revision 1 */
     struct fy_iothread *io;    /* of the devices that have little to do */
-    struct fy_gate *gate;      /* of what leaves the machine */
     struct fy_device *nics[FY_NICS_MAX];
     int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX]; /* not yet a backend's */
     void (*nic_lost)(void *arg);
+    struct fy_device *disks[FY_DISKS_MAX];
+    unsigned disk_count;
+    struct fy_gate *gate; /* what goes out of the machine passes it */
     struct fy_loop *loop;
     int kernel_fd, initrd_fd;
     int runlog_fd;
@@ -88,6 +90,11 @@ int fy_machine_start_threads(struct fy_machine *m, struct fy_err *e);
 void fy_machine_stop_threads(struct fy_machine *m);
 /* Any thread: the guest ends itself. The first reason counts. */
 void fy_machine_request_end(struct fy_machine *m, enum fy_end end, int status, const char *report);
+
+/* disks.c */
+int fy_machine_make_disks(struct fy_machine *m, struct fy_err *e);
+/* What in the description's disks cannot be. Pure. */
+void fy_machine_check_disks(const Ferry__Machine *d, struct fy_err *why);
 
 /* chips.c */
 int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e);

@@ -7,7 +7,10 @@
 #include "hv/base/clock.h"
 #include "hv/base/fault.h"
 #include "hv/base/hex.h"
+#include "hv/base/io.h"
 #include "hv/base/log.h"
+
+#define DISKS_RETRY_MS 200
 
 static const char *const state_names[] = {
     [FERRY__GUEST_STATE__GUEST_NONE] = "not there",
@@ -92,12 +95,49 @@ static void absorb_end(struct fy_life *l)
     }
 }
 
+static void apply(struct fy_life *l);
+
+static void retry(void *arg)
+{
+    apply(arg);
+}
+
+/* A guest that stays after all has its disks back before it goes on. Whoever else has one now is on its way
+ * out (the hypervisor that the guest was to move to, not quite dead yet) or has no right to it: until it lets
+ * go the guest stands, and then goes on by itself. */
+static bool disks_back(struct fy_life *l)
+{
+    struct fy_err e = {.code = 0};
+    if (!l->disks_away || l->latched)
+        return true;
+    if (l->stopped || l->crashed || l->finish)
+        return false;
+    if (fy_fault_hit(FY_FAULT_SH_DISKS_BACK))
+        fy_fail(&e, FY_ESTATE, "fault point: disks back");
+    else
+        fy_machine_lock_disks(l->m, &e);
+    if (!e.code) {
+        l->disks_away = false;
+        l->warning[0] = 0;
+        return true;
+    }
+    if (strcmp(l->warning, e.text) != 0)
+        fy_warn("%s: the guest stands until it has its disks back", e.text);
+    memcpy(l->warning, e.text, sizeof l->warning);
+    if (!l->retry)
+        l->retry = fy_timer_new(fy_machine_loop(l->m), retry, l, NULL);
+    if (l->retry)
+        fy_timer_arm(l->retry, DISKS_RETRY_MS);
+    return false;
+}
+
 /* Make the machine run or stand as the holders want. -1 only with must_log. */
 static int apply_logged(struct fy_life *l, bool must_log, struct fy_err *e)
 {
     int r = 0;
+    bool back = disks_back(l);
     bool want = !l->incoming && !l->latched && !l->user_paused && !l->leases && !l->stopped && !l->crashed &&
-                !l->finish;
+                !l->finish && back;
     if (want && !fy_machine_running(l->m))
         r = fy_machine_run(l->m, l->has_handover_id ? l->handover_id : NULL, must_log, e);
     else if (!want)
@@ -110,6 +150,12 @@ static int apply_logged(struct fy_life *l, bool must_log, struct fy_err *e)
 static void apply(struct fy_life *l)
 {
     apply_logged(l, false, NULL);
+}
+
+void fy_life_done(struct fy_life *l)
+{
+    fy_watch_free(l->retry);
+    l->retry = NULL;
 }
 
 void fy_life_start(struct fy_life *l)
@@ -211,12 +257,31 @@ void fy_life_reached(struct fy_life *l)
     apply(l);
 }
 
+/* All that was written is durable and the locks are given up before anybody can be told that the guest is
+ * another's. */
+static int release_disks(struct fy_life *l, struct fy_err *e)
+{
+    if (!fy_machine_has_disks(l->m))
+        return 0;
+    if (l->disks_away)
+        return fy_fail(e, FY_ESTATE, "%s", l->warning); /* the last hand-over's are not back yet */
+    l->disks_away = true;
+    int r = fy_machine_release_disks(l->m, e);
+    if (r == 0 && fy_fault_hit(FY_FAULT_SH_DISKS_AWAY))
+        r = fy_fail(e, FY_EFAIL, "fault point: disks released");
+    if (r < 0)
+        apply(l); /* not handed over: the locks are got back */
+    return r;
+}
+
 int fy_life_latch(struct fy_life *l, const uint8_t id[16], struct fy_err *e)
 {
     if (l->latched && !memcmp(id, l->handover_id, 16))
         return 0;
     if (fy_life_state(l) != FERRY__GUEST_STATE__GUEST_PAUSED)
         return wrong_state(l, "latch", e);
+    if (release_disks(l, e) < 0)
+        return -1;
     l->latched = true;
     l->resolved_here = l->ran_by_id = false;
     memcpy(l->handover_id, id, 16);
@@ -287,7 +352,29 @@ int fy_life_load(struct fy_life *l, const uint8_t *buf, size_t len, struct fy_er
     return 0;
 }
 
-int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, struct fy_err *e)
+/* The daemon opened them when it was told to run the guest: by then the source has let go. */
+static int take_disks(struct fy_life *l, const int *disks, unsigned count, struct fy_err *e)
+{
+    int fds[FY_DISKS_LIMIT];
+    unsigned n = 0;
+    if (count > FY_DISKS_LIMIT)
+        return fy_fail(e, FY_EUSAGE, "%u disks came", count);
+    while (n < count && (fds[n] = fy_dup(disks[n])) >= 0)
+        n++;
+    if (n < count) {
+        while (n--)
+            fy_close(&fds[n]);
+        return fy_fail(e, FY_ERESOURCE, "no descriptors left for disks");
+    }
+    if (fy_machine_take_disks(l->m, fds, count, e) < 0)
+        return -1;
+    if (fy_fault_hit(FY_FAULT_TH_DISKS_TAKEN))
+        return fy_fail(e, FY_EFAIL, "fault point: disks taken");
+    return 0;
+}
+
+int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, const int *disks, unsigned disk_count,
+                struct fy_err *e)
 {
     if (!l->incoming) {
         if (l->ran_by_id && !memcmp(id, l->handover_id, 16))
@@ -299,6 +386,8 @@ int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, struct fy_
     if (fy_fault_hit(FY_FAULT_TH_BEFORE_RUN))
         return fy_fail(e, FY_EFAIL, "fault point: before run");
     uint64_t start = fy_now_ns();
+    if (take_disks(l, disks, disk_count, e) < 0)
+        return -1;
     memcpy(l->handover_id, id, 16);
     l->has_handover_id = true;
     l->ran_by_id = true;

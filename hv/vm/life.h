@@ -30,8 +30,10 @@ struct fy_life {
     bool latched;
     uint8_t handover_id[16];
     bool has_handover_id;
-    bool ran_by_id;     /* run(handover_id) was carried out here */
-    bool resolved_here; /* resolve(handover_id, run_here) was carried out here */
+    bool ran_by_id;         /* run(handover_id) was carried out here */
+    bool resolved_here;     /* resolve(handover_id, run_here) was carried out here */
+    bool disks_away;        /* its disks' locks were given up for a hand-over and not got back yet */
+    struct fy_watch *retry; /* tries again to get them back */
     uint64_t run_took_ns, first_run_ns;
     bool stopped, crashed;
     bool finish; /* this process is to end */
@@ -40,6 +42,8 @@ struct fy_life {
 };
 
 void fy_life_init(struct fy_life *l, struct fy_machine *m, bool incoming, bool paused);
+/* Before its machine and loop are freed. */
+void fy_life_done(struct fy_life *l);
 /* Let a fresh guest run, unless it is to start paused. */
 void fy_life_start(struct fy_life *l);
 
@@ -68,7 +72,9 @@ int fy_life_resolve(struct fy_life *l, const uint8_t id[16], bool run_here, stru
 
 /* GUEST_INCOMING only. */
 int fy_life_load(struct fy_life *l, const uint8_t *buf, size_t len, struct fy_err *e);
-int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, struct fy_err *e);
+/* disks: descriptors of its disks' files, which stay the caller's. */
+int fy_life_run(struct fy_life *l, const uint8_t id[16], bool paused, const int *disks, unsigned disk_count,
+                struct fy_err *e);
 
 int fy_life_reset(struct fy_life *l, struct fy_err *e);
 int fy_life_quit(struct fy_life *l, bool discard, struct fy_err *e);

@@ -20,7 +20,7 @@ struct scratch {
     Ferry__Pit *pit;
     Ferry__Clock *clock;
     Ferry__Icount *icount;
-    const Ferry__StatePart *devices[DEVICES_MAX];
+    const Ferry__StatePart *devices[FY_DEVICES_MAX];
 };
 
 static void scratch_free(struct scratch *s)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hv/vm/machine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,6 +48,10 @@ static bool expects(const Ferry__Machine *d, const char *id)
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
             return all[i].here;
+    unsigned disk;
+    int end = 0;
+    if (sscanf(id, "disk%u%n", &disk, &end) == 1 && !id[end] && disk < d->n_disks)
+        return true;
     return fy_nics_expect(d, id);
 }
 
@@ -58,8 +63,10 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
                           d->devices[i]->type, d->devices[i]->version);
     const char *virtio = d->rng       ? "an entropy device"
                          : d->balloon ? "a balloon"
+                         : d->n_disks ? "disks"
                          : d->n_nics  ? "a network card"
                                       : NULL;
+    fy_machine_check_disks(d, why);
     if (virtio && d->revision < 2)
         fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
                       virtio);
@@ -280,11 +287,14 @@ void fy_machine_free(struct fy_machine *m)
     if (!m)
         return;
     fy_machine_stop_threads(m);
+    fy_machine_pause_devices(m); /* nothing marks pages any more */
     fy_logdirty_free(m->logdirty);
+    if (m->gate)
+        fy_gate_discard(m->gate); /* its producers are going */
     for (unsigned i = m->device_count; i-- > 0;)
         m->devices[i].ops->free(m->devices[i].dev);
-    fy_iothread_free(m->io);
     fy_gate_free(m->gate);
+    fy_iothread_free(m->io);
     fy_nics_close(m);
     if (m->engine)
         m->engine->ops->free(m->engine);
@@ -304,6 +314,11 @@ void fy_machine_free(struct fy_machine *m)
 const Ferry__Machine *fy_machine_desc(const struct fy_machine *m)
 {
     return m->desc;
+}
+
+struct fy_loop *fy_machine_loop(struct fy_machine *m)
+{
+    return m->loop;
 }
 
 struct fy_gmem *fy_machine_memory(struct fy_machine *m)

@@ -19,8 +19,11 @@
 
 #define FY_MACHINE_REVISION 2 /* of new machines; 1, without PCI, runs too */
 
+#define FY_DISKS_LIMIT 12
+
 struct fy_machine;
 struct fy_virtio;
+struct fy_device;
 
 struct fy_machine_config {
     const Ferry__Machine *desc; /* copied */
@@ -62,6 +65,29 @@ int fy_machine_complete(Ferry__Machine *desc, const struct fy_cpu_support *s, st
 /* Build it, vCPUs parked. *prealloc_ns is set where desc asks for prealloc. NULL on error. */
 struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *prealloc_ns, struct fy_err *e);
 void fy_machine_free(struct fy_machine *m);
+
+/* Disks. Give the machine its disks' files, in the description's order: each is locked, against two users,
+ * and must have the description's size. Takes the descriptors over, also on failure. All or none; a machine
+ * that has its disks already keeps those. Paused. */
+int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, struct fy_err *e);
+/* Flush every disk to stable storage and unlock it; on error all are locked still, unless another was quicker
+ * (then fy_machine_lock_disks fails). Paused. */
+int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
+/* Lock them (again): FY_ESTATE while another has one. Paused. */
+int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
+bool fy_machine_has_disks(const struct fy_machine *m);
+struct fy_loop *fy_machine_loop(struct fy_machine *m);
+
+/* Disks. Give the machine its disks' files, in the description's order: each is locked, against two users,
+ * and must have the description's size. Takes the descriptors over, also on failure. All or none; a machine
+ * that has its disks already keeps those. Paused. */
+int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, struct fy_err *e);
+/* Flush every disk to stable storage and unlock it. On error some may be unlocked. Paused. */
+int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
+/* Lock them again: FY_ESTATE while another has one. Repeat at will. Paused. */
+int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
+bool fy_machine_has_disks(const struct fy_machine *m);
+struct fy_loop *fy_machine_loop(struct fy_machine *m);
 
 /* Load the kernel and set the vCPUs to its entry; also after a reset. FY_EUNSUPPORTED where there is no
  * kernel. */
@@ -125,6 +151,9 @@ void fy_nic_mac(const uint8_t uuid[16], unsigned index, uint8_t mac[6]);
 /* Network cards (hv/dev/virtio_net.h), "net0" first. */
 unsigned fy_machine_nics(struct fy_machine *m);
 struct fy_device *fy_machine_nic(struct fy_machine *m, unsigned i);
+/* Device i of the machine, NULL behind the last (fewer than FY_DEVICES_MAX). */
+const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i);
+#define FY_DEVICES_MAX 40
 /* The memory balloon, or NULL. */
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
 void fy_machine_power_button(struct fy_machine *m);

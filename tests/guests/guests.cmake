@@ -55,3 +55,17 @@ add_custom_command(
   COMMENT "sysguest.elf"
   VERBATIM)
 add_custom_target(sysguest ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/sysguest.elf)
+
+# The guest that attacks its devices.
+set(hostile_dir ${CMAKE_SOURCE_DIR}/tests/guests/hostile)
+set(hostile_sources ${hostile_dir}/boot.S ${hostile_dir}/main.c)
+add_custom_command(
+  OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/hostile.elf
+  COMMAND ${GUEST_CC} -std=gnu17 -m64 -march=x86-64 -O1 -Wall -Wextra -Wshadow -Werror -ffreestanding -nostdlib -static -fno-pic -no-pie
+          -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only -mno-red-zone -fno-strict-aliasing
+          -Wl,-T,${hostile_dir}/link.ld -Wl,-z,max-page-size=4096 -Wl,--build-id=none -Wl,--no-warn-rwx-segments
+          -o ${CMAKE_BINARY_DIR}/tests/guests/hostile.elf ${hostile_sources}
+  DEPENDS ${hostile_sources} ${hostile_dir}/link.ld
+  COMMENT "hostile.elf"
+  VERBATIM)
+add_custom_target(hostile ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/hostile.elf)

@@ -129,6 +129,7 @@ class Host:
         os.makedirs(self.root, mode=0o700)
         self.daemon = None
         self.engine = "auto"  # for guests that arrive
+        self.wrapper = []  # a command that runs the daemon
         self.log = os.path.join(pair.folder, name + ".log")
 
     def command(self, *argv):
@@ -143,8 +144,8 @@ class Host:
             env["FERRY_FAULT"] = fault
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
-                self.command(os.path.join(self.pair.bin, "ferryd"), "--root", self.root, "--listen", self.listen(),
-                              "--engine", self.engine, "--foreground"),
+                self.command(*self.wrapper, os.path.join(self.pair.bin, "ferryd"), "--root", self.root, "--listen", self.listen(),
+                              "--engine", self.engine, "--disks", self.pair.disks, "--foreground"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
         if wait:
             wait_for(f"{self.name}'s daemon", 10, self.answers)
@@ -199,16 +200,16 @@ class Host:
         return Console(self.control_socket(name), scrollback)
 
     def run_intervals(self):
-        """[(run id, enter ns, leave ns or None)] from run.log."""
+        """[(run id, enter ns, leave ns or None, guest's UUID)] from run.log."""
         out = []
         path = os.path.join(self.root, "run.log")
         if not os.path.exists(path):
             return out
         with open(path, encoding="ascii") as f:
             for line in f:
-                run, what, ns, *_ = line.split()
+                run, what, ns, uuid, *_ = line.split()
                 if what == "enter":
-                    out.append([run, int(ns), None])
+                    out.append([run, int(ns), None, uuid])
                 else:
                     for entry in reversed(out):
                         if entry[0] == run and entry[2] is None:
@@ -250,6 +251,8 @@ class Pair:
         self.guests = os.path.join(os.path.abspath(build), "tests", "guests")
         self.folder = tempfile.mkdtemp(prefix="ferry-")
         self.consoles = []
+        self.disks = os.path.join(self.folder, "disks")  # shared storage, at the same path on both hosts
+        os.makedirs(self.disks)
         self.namespaces = namespaces_work() if namespaces is None else namespaces
         tag = str(os.getpid() % 100000)
         self.net = [f"fa{tag}", f"fb{tag}"] if self.namespaces else [None, None]
@@ -298,11 +301,11 @@ class Pair:
         return self.beta if host is self.alpha else self.alpha
 
     def check_one_runner(self):
-        """No two intervals of running overlap, over both hosts: CLOCK_MONOTONIC is one clock here."""
-        spans = sorted((enter, leave if leave is not None else float("inf"), run, h.name)
-                       for h in self.hosts for run, enter, leave in h.run_intervals())
-        for (_, leave, run, host), (enter, _, run2, host2) in zip(spans, spans[1:]):
-            if enter < leave and run != run2 and leave != float("inf"):
+        """No two intervals of running of one guest overlap, over both hosts: CLOCK_MONOTONIC is one clock here."""
+        spans = sorted((uuid, enter, leave if leave is not None else float("inf"), run, h.name)
+                       for h in self.hosts for run, enter, leave, uuid in h.run_intervals())
+        for (uuid, _, leave, run, host), (uuid2, enter, _, run2, host2) in zip(spans, spans[1:]):
+            if uuid == uuid2 and enter < leave and run != run2 and leave != float("inf"):
                 raise Failure(f"two runners: {run2} entered on {host2} before {run} left on {host}")
         return len(spans)
 

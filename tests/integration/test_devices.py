@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ferry  # noqa: E402
 import hv  # noqa: E402
-from devices import Shell, devices_guest  # noqa: E402
+from shell import Shell, devices_guest  # noqa: E402
 
 MIB = 1 << 20
 MEMORY = 512 * MIB

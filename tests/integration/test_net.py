@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ferry  # noqa: E402
 import hv  # noqa: E402
-from devices import Shell, devices_guest  # noqa: E402
+from shell import Shell, devices_guest  # noqa: E402
 
 ENGINE = os.environ.get("FERRY_ENGINE", "soft")
 MIB = 1 << 20

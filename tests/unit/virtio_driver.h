@@ -418,6 +418,21 @@ static inline uint16_t drv_wait(struct drv *d, unsigned queue, uint32_t *len)
     return id;
 }
 
+/* Wait until the device says that it needs a reset; its configuration interrupt tells. */
+static inline void drv_await_broken(struct drv *d)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    pthread_mutex_lock(&d->lock);
+    while (!d->interrupts[d->config_vector])
+        if (pthread_cond_timedwait(&d->some, &d->lock, &until))
+            fail_msg("the device did not notice");
+    d->interrupts[d->config_vector] = 0;
+    pthread_mutex_unlock(&d->lock);
+    assert_int_equal(drv_read(d, 20, 1) & 64, 64);
+}
+
 /* Add, kick, wait. */
 static inline uint32_t drv_do(struct drv *d, unsigned queue, const struct drv_seg *s, unsigned n)
 {

@@ -10,6 +10,7 @@
 #include "hv/cpu/soft/vm.h"
 
 #define ARENA_BYTES (24ull << 20) /* about half a million instructions */
+#define TRIM_BYTES (2ull << 20)   /* more than what an idle kernel runs */
 #define BLOCK_MAX (sizeof(struct soft_block) + (SOFT_BLOCK_INSNS + 1) * sizeof(struct soft_insn))
 #define HASH 32768u
 #define PAGES 4096u
@@ -188,6 +189,14 @@ static void reset(struct soft_cpu *c)
     memset(s->pages, 0, sizeof s->pages);
     memset(c->jumps, 0, SOFT_JUMPS * sizeof *c->jumps);
     c->block = &soft_unlinked;
+}
+
+void soft_cache_trim(struct soft_cpu *c)
+{
+    if (c->cache->used < TRIM_BYTES)
+        return;
+    reset(c);
+    madvise(c->cache->arena, ARENA_BYTES, MADV_DONTNEED);
 }
 
 /* The page is about to hold code: no vCPU may keep a write way for it. */

@@ -40,6 +40,8 @@ static inline struct soft_jump *soft_jump_at(const struct soft_cpu *c, uint64_t 
 
 struct soft_cache *soft_cache_new(void);
 void soft_cache_free(struct soft_cache *cache);
+/* The guest idles: when much is kept, throw all of it away and give the memory back. No block runs. */
+void soft_cache_trim(struct soft_cpu *c);
 uint64_t soft_cache_generation(const struct soft_cache *cache);
 
 /* The block at rip, made if need be. NULL: an exception is recorded (the fetch faults), or, with none, the

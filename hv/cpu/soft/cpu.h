@@ -274,6 +274,7 @@ struct soft_cpu {
     struct soft_tlb_entry ways[SOFT_MMUS][SOFT_TLB_SIZE] __attribute__((aligned(64)));
     uint64_t stat_blocks, stat_decoded, stat_walks, stat_flushes; /* for reports, not state */
     uint64_t stat_invalidated, stat_dirty /* shared */;
+    uint64_t idle_since, idle_insns; /* loop.c: begin of the window in which idleness is looked for */
 };
 
 /* All EFLAGS as the guest would push them. */

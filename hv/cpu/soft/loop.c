@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The vCPU's thread between blocks: requests, interrupts, debug traps, waiting. Priorities: Intel SDM volume
  * 3A, table 6-2. */
+#include "hv/base/clock.h"
 #include "hv/cpu/soft/chips.h"
 #include "hv/cpu/soft/exec.h"
 #include "hv/cpu/soft/optable.h"
 #include "hv/cpu/soft/system.h"
 #include "hv/cpu/soft/vm.h"
+
+#define IDLE_WINDOW_NS 5000000000ull
+#define IDLE_INSNS 25000000u /* in a window: one hundredth of what a core does */
 
 enum { RUNNABLE, WAITS_INIT, WAITS_SIPI, HALTED };
 
@@ -143,6 +147,19 @@ static bool deliver(struct soft_cpu *c)
     return true;
 }
 
+/* At a halt: has the vCPU done next to nothing for a while? Its decoded code is then memory that the host
+ * could use. */
+static void trim_when_idle(struct soft_cpu *c)
+{
+    uint64_t now = fy_now_ns();
+    if (now - c->idle_since < IDLE_WINDOW_NS)
+        return;
+    if (c->insns - c->idle_insns < IDLE_INSNS)
+        soft_cache_trim(c);
+    c->idle_since = now;
+    c->idle_insns = c->insns;
+}
+
 /* Everything that comes before the next instruction. false: the loop ends with *end. */
 static bool events(struct soft_cpu *c, enum fy_vcpu_end *end)
 {
@@ -174,6 +191,8 @@ static bool events(struct soft_cpu *c, enum fy_vcpu_end *end)
         if (deliver(c))
             continue;
         if (run_state(c) != RUNNABLE) {
+            if (!c->vm->icount)
+                trim_when_idle(c);
             if (!c->vm->icount || !soft_icount_idle(c))
                 wait_for_request(c);
             continue;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices guest of scripts/guest-kernel -d: a stock kernel with the virtio modules, and a shell on its console."""
+"""The devices guest (scripts/guest-kernel -d) and the shell on its console."""
 import os
 
 import ferry
