@@ -8,8 +8,8 @@
 
 #include "cli/args.h"
 #include "cli/cli.h"
-#include "cli/net.h"
 #include "cli/disk.h"
+#include "cli/net.h"
 #include "hv/base/io.h"
 
 enum {

@@ -53,7 +53,7 @@ _vmctl()
     if [[ $cur == -* ]]; then
         words='--json --socket --help'
         case $verb in
-        start) words+=' --console --memory --cpus --kernel --initrd --append --disk --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused' ;;
+        start) words+=' --console --memory --cpus --kernel --initrd --append --disk --net --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused' ;;
         migrate) words+=' --plan --max-downtime --deadline --on-miss --channels --compress --max-bandwidth --plaintext --verify --paused --detach' ;;
         stop) words+=' --force --wait' ;;
         dirty-rate) words+=' --interval' ;;

@@ -36,20 +36,20 @@ int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct f
     return 0;
 }
 
-static struct fy_device *find_nic(struct fy_server *s, const char *id, struct fy_err *e)
+static int find_nic(struct fy_server *s, const char *id, struct fy_err *e)
 {
     for (unsigned i = 0; i < fy_machine_nics(s->m); i++)
         if (!strcmp(fy_machine_nic(s->m, i)->id, id))
-            return fy_machine_nic(s->m, i);
-    fy_fail(e, FY_ENOTFOUND, "this guest has no network card %s", id);
-    return NULL;
+            return (int)i;
+    return fy_fail(e, FY_ENOTFOUND, "this guest has no network card %s", id);
 }
 
 int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e)
 {
-    struct fy_device *d = find_nic(s, op->id, e);
-    if (!d)
+    int i = find_nic(s, op->id, e);
+    if (i < 0)
         return -1;
+    struct fy_device *d = fy_machine_nic(s->m, (unsigned)i);
     if (op->set_rate && op->rate && (op->rate < FY_TOKENS_RATE_MIN || op->rate > FY_TOKENS_RATE_MAX))
         return fy_fail(e, FY_EUSAGE, "%s: a limit of %llu bytes/s (%u at least, 0 for none)", op->id,
                        (unsigned long long)op->rate, FY_TOKENS_RATE_MIN);
@@ -63,7 +63,7 @@ int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, 
         }
     }
     if (op->set_rate)
-        fy_virtio_net_set_rate(d, op->rate);
+        fy_machine_set_nic_rate(s->m, (unsigned)i, op->rate);
     return 0;
 }
 

@@ -424,6 +424,22 @@ void fyd_api_pause(struct fyd_client *c, const char *name, bool pause)
     fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, plain_answered, a);
 }
 
+struct rate {
+    struct ask *ask;
+    unsigned nic;
+    uint64_t rate;
+};
+
+static void rate_answered(void *arg, const struct fy_err *err, const Ferry__Response *r, int *fds, int nfds)
+{
+    struct rate *a = arg;
+    struct fyd_guest *g = fyd_guest_by_name(a->ask->c->d, a->ask->name);
+    if (!err && g && g->machine && a->nic < g->machine->n_nics)
+        g->machine->nics[a->nic]->rate = a->rate;
+    plain_answered(a->ask, err, r, fds, nfds);
+    free(a);
+}
+
 void fyd_api_nic_rate(struct fyd_client *c, const Ferry__ApiNicRate *op)
 {
     struct fyd_guest *g = live_guest(c, op->name);
@@ -437,7 +453,17 @@ void fyd_api_nic_rate(struct fyd_client *c, const Ferry__ApiNicRate *op)
     nic.rate = op->rate;
     req.op_case = FERRY__REQUEST__OP_NIC;
     req.nic = &nic;
-    fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, plain_answered, a);
+    struct rate *rate = malloc(sizeof *rate);
+    if (!rate) {
+        fyd_reply_fail(c, FY_ERESOURCE, "no memory for the request");
+        ask_over(a);
+        return;
+    }
+    *rate = (struct rate){.ask = a,
+                          .nic = !strncmp(op->nic, "net", 3) ? (unsigned)strtoul(op->nic + 3, NULL, 10)
+                                                             : FYD_NICS_MAX,
+                          .rate = op->rate};
+    fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, rate_answered, rate);
 }
 
 void fyd_api_reset(struct fyd_client *c, const char *name)

@@ -151,6 +151,9 @@ void fy_nic_mac(const uint8_t uuid[16], unsigned index, uint8_t mac[6]);
 /* Network cards (hv/dev/virtio_net.h), "net0" first. */
 unsigned fy_machine_nics(struct fy_machine *m);
 struct fy_device *fy_machine_nic(struct fy_machine *m, unsigned i);
+/* Another limit (bytes/s each way; 0: none) for a card that is there; the description says so from now on, so
+ * that it travels. */
+void fy_machine_set_nic_rate(struct fy_machine *m, unsigned i, uint64_t rate);
 /* Device i of the machine, NULL behind the last (fewer than FY_DEVICES_MAX). */
 const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i);
 #define FY_DEVICES_MAX 40

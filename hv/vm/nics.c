@@ -144,3 +144,9 @@ struct fy_device *fy_machine_nic(struct fy_machine *m, unsigned i)
 {
     return i < m->desc->n_nics ? m->nics[i] : NULL;
 }
+
+void fy_machine_set_nic_rate(struct fy_machine *m, unsigned i, uint64_t rate)
+{
+    m->desc->nics[i]->rate = rate;
+    fy_virtio_net_set_rate(m->nics[i], rate);
+}
