@@ -259,7 +259,7 @@ def transfers(shell, wire, address, folder, mib=8):
 
 
 def migrate(shell, source, target, name, *options):
-    report = source.json("migrate", name, target.name, *options)[-1]
+    report = source.json("migrate", name, target.name, "--max-downtime", "1s", *options)[-1]
     shell.console.close()
     shell.console = target.console(name, scrollback=False)
     return report
@@ -359,7 +359,7 @@ def check_user_move(pair):
     shell = boot(pair.alpha, "m", "-n", f"user,forward=tcp:{port}:80")
     get_lease(shell)
     shell.run("mkdir -p /tmp/w; echo here it is >/tmp/w/f; httpd -p 80 -h /tmp/w")
-    r = pair.alpha.vmctl("migrate", "m", "beta")
+    r = pair.alpha.vmctl("migrate", "m", "beta", "--max-downtime", "1s")
     assert "connections over its user network end" in r.stdout + r.stderr, (r.stdout, r.stderr)
 
     def there():
