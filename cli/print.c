@@ -69,6 +69,16 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_u64(j, "pid", g->pid);
     if (*g->engine)
         cli_json_string(j, "engine", g->engine);
+    if (g->limits) {
+        const Ferry__Limits *l = g->limits;
+        cli_json_object(j, "limits");
+        cli_json_u64(j, "cpu_weight", l->cpu_weight);
+        cli_json_u64(j, "cpu_cap_percent", l->cpu_cap);
+        cli_json_string(j, "cpus", l->cpus);
+        cli_json_u64(j, "io_weight", l->io_weight);
+        cli_json_u64(j, "memory_limit_bytes", l->memory_limit);
+        cli_json_close(j, '}');
+    }
     if (*g->isolation)
         cli_json_string(j, "isolation", g->isolation);
     if (m) {

@@ -133,6 +133,13 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.job = g->job ? g->job->id_text : a.job;
     a.engine = g->engine;
     a.isolation = g->isolation;
+    Ferry__Limits limits = FERRY__LIMITS__INIT;
+    limits.cpu_weight = g->limits.cpu_weight;
+    limits.cpu_cap = g->limits.cpu_cap;
+    limits.cpus = (char *)(uintptr_t)g->limits.cpus;
+    limits.io_weight = g->limits.io_weight;
+    limits.memory_limit = g->limits.memory_limit;
+    a.limits = &limits;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
     a.nics = g->nics;
@@ -351,6 +358,9 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
     switch (r->op_case) {
     case FERRY__API_REQUEST__OP_START:
         fyd_api_start(c, r->start, fds, nfds);
+        break;
+    case FERRY__API_REQUEST__OP_LIMIT:
+        fyd_api_limit(c, r->limit);
         break;
     case FERRY__API_REQUEST__OP_STATS:
         fyd_api_stats(c);

@@ -42,8 +42,7 @@ static void ask_over(struct ask *a)
     free(a);
 }
 
-/* The guest by its name, in a state in which its hypervisor answers; else replies and returns NULL. */
-static struct fyd_guest *live_guest(struct fyd_client *c, const char *name)
+struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g)
@@ -371,7 +370,7 @@ void fyd_api_console(struct fyd_client *c, const Ferry__ApiConsole *op)
         fyd_console_elsewhere(c, g, op);
         return;
     }
-    g = live_guest(c, op->name);
+    g = fyd_api_live_guest(c, op->name);
     struct ask *a = g ? new_ask(c, g) : NULL;
     if (!a)
         return;
@@ -400,7 +399,7 @@ static void plain_answered(void *arg, const struct fy_err *err, const Ferry__Res
 
 void fyd_api_pause(struct fyd_client *c, const char *name, bool pause)
 {
-    struct fyd_guest *g = live_guest(c, name);
+    struct fyd_guest *g = fyd_api_live_guest(c, name);
     if (!g)
         return;
     if (g->state == FYD_G_HANDING || g->state == FYD_G_UNCERTAIN || g->state == FYD_G_INCOMING) {
@@ -468,7 +467,7 @@ void fyd_api_nic_rate(struct fyd_client *c, const Ferry__ApiNicRate *op)
 
 void fyd_api_reset(struct fyd_client *c, const char *name)
 {
-    struct fyd_guest *g = live_guest(c, name);
+    struct fyd_guest *g = fyd_api_live_guest(c, name);
     struct ask *a = g ? new_ask(c, g) : NULL;
     if (!a)
         return;
@@ -562,7 +561,7 @@ void fyd_api_stop(struct fyd_client *c, const Ferry__ApiStop *op)
                        fyd_gstate_name(g->state));
     } else if (op->force) {
         stop_by_force(c, g);
-    } else if ((g = live_guest(c, op->name)) != NULL) {
+    } else if ((g = fyd_api_live_guest(c, op->name)) != NULL) {
         press_button(c, g, op->wait);
     }
 }

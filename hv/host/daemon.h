@@ -10,6 +10,7 @@
 
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
+#include "hv/host/cgroup.h"
 #include "hv/host/chan.h"
 #include "hv/host/handover.h"
 #include "hv/host/hvlink.h"
@@ -67,6 +68,7 @@ struct fyd_guest {
     char warning[256];
     char engine[64];
     char isolation[64];
+    struct fyd_limits limits;
     int32_t exit_status;
     uint8_t handover[FYD_ID_LEN];
     /* of the last status */
@@ -367,6 +369,12 @@ bool fyd_invite_open(struct fyd *d);
 /* Open the key and certificate for a worker: fds[0], fds[1], CLOEXEC. */
 int fyd_identity(struct fyd *d, int fds[2], struct fy_err *e);
 
+/* limits.c */
+void fyd_api_limit(struct fyd_client *c, const Ferry__ApiLimit *op);
+/* The guest's process is new: into its cgroup, with its limits. Says in the log what cannot be. */
+void fyd_limits_join(struct fyd_guest *g);
+void fyd_limits_leave(struct fyd_guest *g);
+
 /* stats.c */
 void fyd_api_stats(struct fyd_client *c);
 
@@ -395,6 +403,8 @@ void fyd_changed_host(struct fyd *d, struct fyd_host *h, bool removed);
 void fyd_job_tell(struct fyd_job *job);
 
 /* api_guest.c */
+/* The guest by its name, in a state in which its hypervisor answers; else replies and returns NULL. */
+struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name);
 void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, int nfds);
 void fyd_api_status(struct fyd_client *c, const char *name);
 void fyd_api_console(struct fyd_client *c, const Ferry__ApiConsole *op);

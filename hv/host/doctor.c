@@ -99,18 +99,19 @@ static void check_userfaultfd(struct fyd_client *c)
 
 static void check_cgroup(struct fyd_client *c)
 {
-    char line[256] = "";
-    FILE *f = fopen("/sys/fs/cgroup/cgroup.controllers", "re");
-    if (f && !fgets(line, sizeof line, f))
-        line[0] = 0;
-    if (f)
-        fclose(f);
-    line[strcspn(line, "\n")] = 0;
-    if (!f)
-        check(c, "cgroup", "no", "no cgroup v2 at /sys/fs/cgroup (guests run without resource limits)");
+    static const char *const names[] = {"cpu", "cpuset", "io", "memory"};
+    char why[FY_ERR_TEXT], have[64] = "", lack[64] = "";
+    unsigned bits = fyd_cgroup_controllers(why);
+    for (size_t i = 0; i < 4; i++) {
+        char *list = bits >> i & 1 ? have : lack;
+        size_t n = strlen(list);
+        snprintf(list + n, 64 - n, "%s%s", n ? ", " : "", names[i]);
+    }
+    if (!bits)
+        check(c, "cgroup", "no", "%s: guests run without limits and weights", why);
     else
-        check(c, "cgroup", strstr(line, "memory") && strstr(line, "cpu") ? "yes" : "limited",
-              "cgroup v2 with %s", *line ? line : "no controllers");
+        check(c, "cgroup", *lack ? "limited" : "yes", "guests can be given limits of %s%s%s", have,
+              *lack ? "; missing: " : "", lack);
 }
 
 static void check_disk(struct fyd_client *c)

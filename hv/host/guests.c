@@ -330,6 +330,7 @@ void fyd_guest_process_ended(struct fyd_guest *g, const char *how)
     fy_close(&g->pidfd);
     g->pid = 0;
     fyd_usernet_forget(g);
+    fyd_limits_leave(g);
     fyd_guest_path(g, "control.sock", path);
     unlink(path);
     fy_info("guest %s: the hypervisor %s", g->name, how);

@@ -429,6 +429,7 @@ static int launch(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k
     fy_close(&log_fd);
     if (rc < 0)
         return -1;
+    fyd_limits_join(g);
     int flags = fcntl(g->ready_sock, F_GETFL);
     fcntl(g->ready_sock, F_SETFL, flags | O_NONBLOCK);
     g->pid_watch = fy_watch_fd(g->d->loop, g->pidfd, FY_READ, on_process_end, g, e);
