@@ -2,6 +2,7 @@
 #include "cli/net.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,13 +23,17 @@ static int fail(char *why, size_t room, const char *what, const char *value)
 
 static int parse_mac(const char *text, struct cli_nic *n)
 {
-    unsigned b[6];
-    int end = 0;
-    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) != 6 ||
-        text[end] || strlen(text) != 17 || b[0] & 1)
+    if (strlen(text) != 17)
         return -1;
-    for (int i = 0; i < 6; i++)
-        n->mac[i] = (uint8_t)b[i];
+    for (unsigned i = 0; i < 6; i++) {
+        char *end;
+        const char pair[3] = {text[3 * i], text[3 * i + 1], 0};
+        n->mac[i] = (uint8_t)strtoul(pair, &end, 16);
+        if (end != pair + 2 || !isxdigit((unsigned char)pair[0]) || (i < 5 && text[3 * i + 2] != ':'))
+            return -1;
+    }
+    if (n->mac[0] & 1)
+        return -1;
     n->nic.mac = (ProtobufCBinaryData){6, n->mac};
     return 0;
 }

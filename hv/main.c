@@ -56,10 +56,11 @@ static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-
 /* "CARD.QUEUE=N" */
 static int parse_nic(const char *text, struct options *o)
 {
-    unsigned card, queue, fd;
-    int end = 0;
-    if (sscanf(text, "%u.%u=%u%n", &card, &queue, &fd, &end) != 3 || text[end] || card >= FY_NICS_MAX ||
-        queue >= FY_NET_PAIRS_MAX || fd < 3 || fd > 1 << 20)
+    char *end;
+    unsigned long card = strtoul(text, &end, 10);
+    unsigned long queue = *end == '.' ? strtoul(end + 1, &end, 10) : FY_NET_PAIRS_MAX;
+    unsigned long fd = *end == '=' ? strtoul(end + 1, &end, 10) : 0;
+    if (*end || card >= FY_NICS_MAX || queue >= FY_NET_PAIRS_MAX || fd < 3 || fd > 1 << 20)
         return -1;
     o->nic_fds[card][queue] = (int)fd;
     fy_set_cloexec((int)fd, true);

@@ -128,8 +128,10 @@ void fy_slirp_free(struct fy_slirp *s)
     if (!s)
         return;
     slirp_cleanup(s->stack);
-    while (s->timers)
-        on_timer_free(s->timers, s);
+    for (struct timer *t = s->timers, *next; t; t = next) {
+        next = t->next;
+        free(t);
+    }
     free(s);
 }
 

@@ -59,20 +59,6 @@ struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name)
     return NULL;
 }
 
-static int check_nics(const Ferry__ApiStart *op, struct fy_err *e)
-{
-    char all[FY_ERR_TEXT] = "", why[256];
-    size_t at = 0;
-    if (op->n_nics > FYD_NICS_MAX)
-        return fy_fail(e, FY_EUSAGE, "%zu network cards: a guest has at most %d", op->n_nics, FYD_NICS_MAX);
-    for (size_t i = 0; i < op->n_nics; i++) {
-        fyd_nic_check(op->nics[i], (unsigned)i, true, why, sizeof why);
-        if (*why && at < sizeof all)
-            at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? "\n" : "", why);
-    }
-    return at ? fy_fail(e, FY_EREFUSED, "%s", all) : 0;
-}
-
 static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struct fy_err *e)
 {
     uint64_t disk = fyd_disk_available(d);
@@ -90,7 +76,7 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
-    if (check_nics(op, e) < 0)
+    if (fyd_nics_check(op->nics, op->n_nics, e) < 0)
         return -1;
     struct fyd_engine engine;
     if (fyd_engine_parse(op->engine, &engine, e) < 0 || fyd_engine_fits(&engine, op->vcpus, e) < 0)
@@ -421,48 +407,6 @@ void fyd_api_pause(struct fyd_client *c, const char *name, bool pause)
         req.resume = &u;
     }
     fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, plain_answered, a);
-}
-
-struct rate {
-    struct ask *ask;
-    unsigned nic;
-    uint64_t rate;
-};
-
-static void rate_answered(void *arg, const struct fy_err *err, const Ferry__Response *r, int *fds, int nfds)
-{
-    struct rate *a = arg;
-    struct fyd_guest *g = fyd_guest_by_name(a->ask->c->d, a->ask->name);
-    if (!err && g && g->machine && a->nic < g->machine->n_nics)
-        g->machine->nics[a->nic]->rate = a->rate;
-    plain_answered(a->ask, err, r, fds, nfds);
-    free(a);
-}
-
-void fyd_api_nic_rate(struct fyd_client *c, const Ferry__ApiNicRate *op)
-{
-    struct fyd_guest *g = live_guest(c, op->name);
-    struct ask *a = g ? new_ask(c, g) : NULL;
-    if (!a)
-        return;
-    Ferry__NicRequest nic = FERRY__NIC_REQUEST__INIT;
-    Ferry__Request req = FERRY__REQUEST__INIT;
-    nic.id = op->nic;
-    nic.set_rate = true;
-    nic.rate = op->rate;
-    req.op_case = FERRY__REQUEST__OP_NIC;
-    req.nic = &nic;
-    struct rate *rate = malloc(sizeof *rate);
-    if (!rate) {
-        fyd_reply_fail(c, FY_ERESOURCE, "no memory for the request");
-        ask_over(a);
-        return;
-    }
-    *rate = (struct rate){.ask = a,
-                          .nic = !strncmp(op->nic, "net", 3) ? (unsigned)strtoul(op->nic + 3, NULL, 10)
-                                                             : FYD_NICS_MAX,
-                          .rate = op->rate};
-    fyd_hv_call(g->link, &req, NULL, 0, CALL_MS, rate_answered, rate);
 }
 
 void fyd_api_reset(struct fyd_client *c, const char *name)

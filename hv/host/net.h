@@ -11,6 +11,8 @@
 /* Why card i cannot be joined here, "" when it can; opens nothing for good. starts: it is a new guest's,
  * whose forwards must be free. */
 void fyd_nic_check(const Ferry__Nic *nic, unsigned i, bool starts, char *why, size_t room);
+/* What a new guest's cards lack here, a line each: FY_EREFUSED, or FY_EUSAGE for too many. */
+int fyd_nics_check(Ferry__Nic *const *nics, size_t count, struct fy_err *e);
 /* Open the queues of a tap, or make one on a bridge (it goes with its last descriptor). The number of
  * descriptors, which are the caller's, or -1. */
 int fyd_nic_open(const Ferry__Nic *nic, unsigned i, int fds[FYD_NIC_QUEUES], struct fy_err *e);
