@@ -25,7 +25,22 @@
 #define CONFIG_MAX (1u << 20)
 #define ICOUNT_TSC_KHZ 1000000u
 
-enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, VSOCK, FD_COUNT, DISK };
+enum {
+    CONFIG,
+    CONTROL,
+    KVM,
+    MEM,
+    MEM_RO,
+    RUNLOG,
+    READY,
+    KERNEL,
+    INITRD,
+    VSOCK,
+    FIRMWARE,
+    NVRAM,
+    FD_COUNT,
+    DISK
+};
 
 struct options {
     int fd[FD_COUNT];
@@ -43,13 +58,14 @@ struct hv {
     uint32_t layers; /* of isolation */
 };
 
-static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
-                            "N --runlog-fd N --ready-fd N\n"
-                            "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--vsock-fd N] "
-                            "[--incoming] [--paused]\n"
-                            "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
-                            "       ferry-hv --probe --kvm-fd N\n"
-                            "ferryd starts this program; docs/spec/control.md describes it.\n";
+static const char usage[] =
+    "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
+    "N --runlog-fd N --ready-fd N\n"
+    "                [--kernel-fd N] [--initrd-fd N] [--firmware-fd N] [--nvram-fd N] [--disk-fd N]...\n"
+    "                [--vsock-fd N] [--incoming] [--paused]\n"
+    "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
+    "       ferry-hv --probe --kvm-fd N\n"
+    "ferryd starts this program; docs/spec/control.md describes it.\n";
 
 static int parse_options(int argc, char **argv, struct options *o)
 {
@@ -63,6 +79,8 @@ static int parse_options(int argc, char **argv, struct options *o)
         {"ready-fd", 1, NULL, READY},
         {"kernel-fd", 1, NULL, KERNEL},
         {"initrd-fd", 1, NULL, INITRD},
+        {"firmware-fd", 1, NULL, FIRMWARE},
+        {"nvram-fd", 1, NULL, NVRAM},
         {"disk-fd", 1, NULL, DISK},
         {"vsock-fd", 1, NULL, VSOCK},
         {"incoming", 0, NULL, 'i'},
@@ -298,6 +316,8 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .mem_ro_fd = o->fd[MEM_RO],
             .kernel_fd = o->fd[KERNEL],
             .initrd_fd = o->fd[INITRD],
+            .firmware_fd = o->fd[FIRMWARE],
+            .nvram_fd = o->fd[NVRAM],
             .runlog_fd = o->fd[RUNLOG],
             .incoming = o->incoming,
             .loop = h->loop,
