@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The host bridge and its bus. The identities of 00:00.0, 00:01.0 and 00:01.3 are those of a 440FX with a
- * PIIX, which is what PC firmware knows (docs/adr/0006-pci-identity.md). */
+ * PIIX, which is what PC firmware knows (docs/adr/0007-pci-identity.md). */
 #include "hv/dev/pci.h"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Private to hv/vm: machines that boot firmware (docs/adr/0009-firmware.md). */
+/* Private to hv/vm: machines that boot firmware (docs/adr/0008-firmware.md). */
 #ifndef FERRY_VM_FIRMWARE_H
 #define FERRY_VM_FIRMWARE_H
 
