@@ -10,6 +10,7 @@
 #include "cli/out.h"
 #include "hv/base/err.h"
 #include "hv/define/disk.h"
+#include "hv/define/net.h"
 #include "proto/api.pb-c.h"
 
 #define CLI_API_VERSION 1
@@ -84,8 +85,11 @@ struct cli_start {
     Ferry__Disk disks[FY_DEF_DISKS_MAX], *disk_list[FY_DEF_DISKS_MAX];
     const char *disk_args[FY_DEF_DISKS_MAX]; /* as they were given */
     char *texts[FY_DEF_DISKS_MAX];           /* owned: what disks points to */
+    struct fy_def_nic nics[FY_DEF_NICS_MAX];
+    Ferry__Nic *nic_list[FY_DEF_NICS_MAX];
+    const char *nic_args[FY_DEF_NICS_MAX];
 };
-#define CLI_START_LETTERS "cm:p:k:r:a:d:"
+#define CLI_START_LETTERS "cm:p:k:r:a:d:n::"
 extern const struct option cli_start_options[];
 /* Take one of them: 0, or a code (told). */
 int cli_start_option(struct cli *c, struct cli_start *s, int o);

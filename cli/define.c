@@ -50,7 +50,7 @@ static int take_field(const struct cli *c, struct fy_def *def, const char *key,
         bool list = f->label == PROTOBUF_C_LABEL_REPEATED;
         size_t given; /* how many, or the pointer to it */
         memcpy(&given, list ? member - f->offset + f->quantifier_offset : member, sizeof given);
-        if (!given || !strcmp(key, "disks")) /* these are taken as they were given */
+        if (!given || !strcmp(key, "disks") || !strcmp(key, "nets")) /* these are taken as they were given */
             return 0;
         return cli_fail(c, FY_EUNSUPPORTED, "%s cannot be kept in a definition", key);
     }
@@ -100,6 +100,8 @@ static int from_options(const struct cli *c, struct create *cr)
     }
     for (size_t i = 0; i < cr->s.op.n_disks && code == 0; i++)
         code = put(c, &cr->def, "disks", cr->s.disk_args[i]);
+    for (size_t i = 0; i < cr->s.op.n_nics && code == 0; i++)
+        code = put(c, &cr->def, "nets", cr->s.nic_args[i]);
     if (code == 0 && cr->s.kernel)
         code = put(c, &cr->def, "kernel", cr->s.kernel);
     if (code == 0 && cr->s.initrd)

@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "hv/base/io.h"
 #include "hv/define/disk.h"
+#include "hv/define/net.h"
 
 enum {
     OPT_MODEL = 256,
@@ -39,11 +40,31 @@ const struct option cli_start_options[] = {
     {"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
     {"dirty-ring", optional_argument, NULL, OPT_RING},
     {"paused", no_argument, NULL, OPT_PAUSED},
+    {"net", optional_argument, NULL, 'n'},
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {"vsock", optional_argument, NULL, OPT_VSOCK},
     {"here", no_argument, NULL, OPT_HERE},
     {NULL, 0, NULL, 0},
 };
+
+/* -n, its words in the same argument or in the next one. */
+static int add_nic(struct cli *c, struct cli_start *s)
+{
+    char why[160];
+    const char *spec = optarg;
+    size_t i = s->op.n_nics;
+    if (!spec && optind < c->argc && fy_nic_is_spec(c->argv[optind]))
+        spec = c->argv[optind++];
+    if (i == FY_DEF_NICS_MAX)
+        return cli_fail(c, FY_EUSAGE, "-n: a guest has at most %d network cards", FY_DEF_NICS_MAX);
+    s->nic_list[i] = &s->nics[i].nic;
+    s->op.nics = s->nic_list;
+    s->op.n_nics++;
+    if (fy_nic_parse(spec ? spec : "", &s->nics[i], why, sizeof why) < 0)
+        return cli_fail(c, FY_EUSAGE, "-n %s: %s", spec ? spec : "", why);
+    s->nic_args[i] = spec ? spec : "user";
+    return 0;
+}
 
 static int add_disk(struct cli *c, struct cli_start *s)
 {
@@ -111,6 +132,8 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
             return cli_fail(c, FY_EUSAGE, "--vsock=%s: a guest's CID is 3 or more", optarg);
         s->op.vsock_cid = (uint32_t)v;
         break;
+    case 'n':
+        return add_nic(c, s);
     case OPT_NO_RNG:
         s->op.no_rng = true;
         break;
@@ -178,7 +201,9 @@ void cli_start_free(struct cli_start *s)
 {
     for (size_t i = 0; i < s->op.n_disks; i++)
         free(s->texts[i]);
-    s->op.n_disks = 0;
+    for (size_t i = 0; i < s->op.n_nics; i++)
+        fy_nic_free(&s->nics[i]);
+    s->op.n_disks = s->op.n_nics = 0;
 }
 
 static int start(struct cli *c, struct cli_start *s)

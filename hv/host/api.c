@@ -151,6 +151,8 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
         a.autostart = fyd_def_autostart(def);
         a.restart = (char *)(uintptr_t)fyd_def_restart(def);
     }
+    a.nics = g->nics;
+    a.n_nics = g->n_nics;
     r.kind_case = FERRY__API_REPLY__KIND_GUEST;
     r.guest = &a;
     r.last = last;
@@ -398,6 +400,9 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
         break;
     case FERRY__API_REQUEST__OP_DIRTY_RATE:
         fyd_api_dirty_rate(c, r->dirty_rate);
+        break;
+    case FERRY__API_REQUEST__OP_NIC_RATE:
+        fyd_api_nic_rate(c, r->nic_rate);
         break;
     case FERRY__API_REQUEST__OP_RESET:
         fyd_api_reset(c, r->reset->name);

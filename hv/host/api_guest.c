@@ -12,6 +12,7 @@
 #include "hv/host/disks.h"
 #include "hv/host/engine.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "proto/wire.h"
 
 #define CALL_MS 10000
@@ -74,6 +75,8 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
+    if (fyd_nics_check(op->nics, op->n_nics, e) < 0)
+        return -1;
     struct fyd_engine engine;
     if (fyd_engine_parse(op->engine, &engine, e) < 0 || fyd_engine_fits(&engine, op->vcpus, e) < 0)
         return -1;
@@ -169,6 +172,8 @@ static void fill_machine(struct start *s)
     m->vsock_cid = op->vsock_cid;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
+    m->n_nics = op->n_nics;
+    m->nics = op->nics;
     m->n_disks = op->n_disks;
     m->disks = op->disks;
 }

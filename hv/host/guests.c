@@ -15,6 +15,7 @@
 #include "hv/base/msg.h"
 #include "hv/host/define.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 const char *fyd_gstate_name(enum fyd_gstate s)
@@ -105,6 +106,8 @@ static void free_guest(struct fyd_guest *g)
     for (struct fyd_ho *h = g->d->handovers; h; h = h->next)
         if (h->guest == g)
             h->guest = NULL;
+    fyd_usernet_forget(g);
+    fyd_guest_forget_nics(g);
     fyd_hv_free(g->link);
     fy_watch_free(g->ready_watch);
     fy_watch_free(g->pid_watch);
@@ -330,6 +333,7 @@ void fyd_guest_process_ended(struct fyd_guest *g, const char *how)
     g->end_timer = NULL;
     fy_close(&g->pidfd);
     g->pid = 0;
+    fyd_usernet_forget(g);
     fyd_limits_leave(g);
     fyd_guest_path(g, "control.sock", path);
     unlink(path);

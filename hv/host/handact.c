@@ -11,6 +11,7 @@
 #include "hv/base/log.h"
 #include "hv/host/disks.h"
 #include "hv/host/handjob.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 #define STATUS_MS 2000
@@ -262,6 +263,7 @@ void fyd_ho_target_settled(struct fyd_ho *h, bool here)
             g->end_asked = false;
             fyd_guest_set_state(g, FYD_G_RUNNING);
             fyd_guest_ask_status(g);
+            fyd_usernet_forward(g);
         } else if (g->pidfd < 0 && g->state == FYD_G_INCOMING) {
             if (!*g->report)
                 fyd_copy(g->report, sizeof g->report, "its hypervisor ended after the guest had come here");

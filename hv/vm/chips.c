@@ -127,7 +127,7 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
         return -1;
     m->device_count++;
     m->gate = fy_gate_new(e);
-    if (!m->gate || fy_machine_make_disks(m, e) < 0)
+    if (!m->gate || fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
         return -1;
     if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid)
         return 0;

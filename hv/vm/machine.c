@@ -55,7 +55,7 @@ static bool expects(const Ferry__Machine *d, const char *id)
         if (!strcmp(id, disk))
             return true;
     }
-    return false;
+    return fy_nics_expect(d, id);
 }
 
 static void check_devices(const Ferry__Machine *d, struct fy_err *why)
@@ -67,6 +67,7 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
     const char *virtio = d->rng         ? "an entropy device"
                          : d->balloon   ? "a balloon"
                          : d->n_disks   ? "disks"
+                         : d->n_nics    ? "a network card"
                          : d->vsock_cid ? "a socket device"
                                         : NULL;
     fy_machine_check_disks(d, why);
@@ -109,6 +110,7 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
     if (fy_machine_is_soft(d) && d->dirty_ring)
         fy_reason_add(&why, FY_EREFUSED, "a dirty ring is KVM's: the software engine has none");
     check_devices(d, &why);
+    fy_nics_check(d, &why);
     if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
         fy_reason_add(&why, cpu.code, "%s", cpu.text);
     if (!why.code)
@@ -127,6 +129,8 @@ int fy_machine_complete(Ferry__Machine *d, const struct fy_cpu_support *s, struc
 {
     if (!d->revision)
         d->revision = FY_MACHINE_REVISION;
+    if (fy_nics_complete(d, e) < 0)
+        return -1;
     if (!d->engine[0] || !strcmp(d->engine, "auto")) {
         char *engine = strdup("kvm");
         if (!engine)
@@ -242,9 +246,15 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     if (!m) {
         for (int i = 0; i < 4; i++)
             fy_close(&fds[i]);
+        for (unsigned i = 0; c->nic_fds && i < FY_NICS_MAX * FY_NET_PAIRS_MAX; i++)
+            fy_close(&c->nic_fds[0][i]);
         fy_fail(e, FY_ERESOURCE, "no memory for a machine");
         return NULL;
     }
+    memset(m->nic_fds, 0xff, sizeof m->nic_fds);
+    if (c->nic_fds)
+        memcpy(m->nic_fds, c->nic_fds, sizeof m->nic_fds);
+    m->nic_lost = c->nic_lost;
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->console_lock, NULL);
     pthread_cond_init(&m->wake, NULL);
@@ -292,6 +302,7 @@ void fy_machine_free(struct fy_machine *m)
         m->devices[i].ops->free(m->devices[i].dev);
     fy_gate_free(m->gate);
     fy_iothread_free(m->io);
+    fy_nics_close(m);
     if (m->engine)
         m->engine->ops->free(m->engine);
     fy_bus_free(m->bus);

@@ -41,6 +41,7 @@ DOORS = {
     r"seccomp\.h": ["hv/sandbox/syscalls.c"],
     r"lz4.*\.h": ["migrate/codec_lz4.c"],
     r"zstd.*\.h": ["migrate/codec_zstd.c"],
+    r"slirp/.*": ["hv/backend/net_slirp.c"],
     r"liburing\.h": ["hv/backend/file_uring.c"],
     r"cmocka\.h": ["tests/"],
 }
