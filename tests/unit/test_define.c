@@ -237,7 +237,8 @@ static void test_text(void **state)
 static void test_table_has_all(void **state)
 {
     (void)state;
-    static const char *const others[] = {"name", "has_initrd", "paused", "from_definition", "here"};
+    static const char *const others[] = {"name",   "has_initrd",      "has_firmware_file",
+                                         "paused", "from_definition", "here"};
     size_t count;
     const struct fy_def_key *k = fy_def_keys(&count);
     for (unsigned i = 0; i < ferry__api_start__descriptor.n_fields; i++) {
