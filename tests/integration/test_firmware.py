@@ -161,6 +161,25 @@ def multiboot(pair):
     say("multiboot: four images were told what they should be")
 
 
+def defined(pair):
+    """Firmware is a setting of a definition: by name, or a file by its absolute path."""
+    alpha = pair.alpha
+    alpha.vmctl("create", "d", "--firmware", "bios", "--engine", ENGINE, "-m", "64M")
+    alpha.vmctl("start", "d")
+    console = alpha.console("d")
+    console.expect(rb"No bootable device", 60)
+    console.close()
+    stop(alpha, "d")
+    alpha.vmctl("set", "d", "firmware=" + os.path.join(pair.guests, "check.rom"), "debug-exit=yes")
+    alpha.vmctl("start", "d")
+    if alpha.vmctl("wait", "d", timeout=60).stdout.split() != ["1"]:
+        raise Failure(f"the defined ROM ended with {alpha.guest('d')}")
+    r = alpha.vmctl("create", "e", "--firmware", "some.rom", check=False)
+    if r.returncode == 0 or "absolute" not in r.stderr:
+        raise Failure(f"a relative path in a definition: {r.returncode}, {r.stderr!r}")
+    say("defined: by name, by path")
+
+
 def wrong(pair):
     """Refusals name their cause."""
     odd = os.path.join(pair.folder, "odd.fd")
@@ -195,6 +214,7 @@ def main():
         bios(pair.alpha)
         grub(pair)
         uefi(pair)
+        defined(pair)
         wrong(pair)
         pair.check_one_runner()
     except Failure as why:
