@@ -285,10 +285,10 @@ static inline void drv_add_packed(struct drv *d, unsigned queue, uint16_t id, co
     for (unsigned i = 0; i < entries; i++) {
         uint16_t flags = (uint16_t)(q->wrap ? 0x80 : 0x8000);
         uint64_t at = q->desc + 16 * (uint64_t)q->next;
-        if (indirect)
-            drv_put_desc(d, at, drv_table(d, queue, id, s, n), 16 * n, id, 0);
-        else
-            drv_put_desc(d, at, s[i].gpa, s[i].len, id, 0);
+        /* All but the flags, at which the device may be looking. */
+        fy_put64(drv_at(d, at), indirect ? drv_table(d, queue, id, s, n) : s[i].gpa);
+        fy_put32(drv_at(d, at) + 8, indirect ? 16 * n : s[i].len);
+        fy_put16(drv_at(d, at) + 12, id);
         flags |= indirect ? 4 : (uint16_t)((s[i].in ? 2 : 0) | (i + 1 < n ? 1 : 0));
         if (i == 0)
             head_flags = flags;
@@ -300,8 +300,7 @@ static inline void drv_add_packed(struct drv *d, unsigned queue, uint16_t id, co
         }
     }
     /* Available with the first descriptor's flags, last. */
-    if (entries == 1 || head_flags)
-        drv_store16(d, head + 14, head_flags);
+    drv_store16(d, head + 14, head_flags);
 }
 
 /* May a request of n segments be added? */
