@@ -137,6 +137,8 @@ static void show_text(const Ferry__ApiGuest *g)
         printf("moved to    %s\n", g->moved_to);
     if (*g->report)
         printf("report      %s\n", g->report);
+    if (g->defined)
+        printf("defined     autostart %s, restart %s\n", g->autostart ? "yes" : "no", g->restart);
     if (*g->warning)
         printf("warning     %s\n", g->warning);
 }
@@ -165,8 +167,7 @@ static int name_only(struct cli *c)
     return cli_operands(c, 1, "NAME");
 }
 
-/* {"schema":1,"name":…,"state":…}: verbs without data of their own say that they were done. */
-static void done_json(struct cli *c, const char *done)
+void cli_done_json(struct cli *c, const char *done)
 {
     if (!c->json)
         return;
@@ -203,7 +204,7 @@ static int plain(struct cli *c, Ferry__ApiRequest__OpCase op, const char *done)
     struct cli_request r = {.req = &req};
     code = cli_call(c, &r);
     if (code == 0)
-        done_json(c, done);
+        cli_done_json(c, done);
     return code;
 }
 
@@ -243,7 +244,7 @@ int verb_stop(struct cli *c)
     struct cli_request r = {.req = &req};
     code = cli_call(c, &r);
     if (code == 0)
-        done_json(c, "stop");
+        cli_done_json(c, "stop");
     return code;
 }
 

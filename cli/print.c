@@ -113,6 +113,11 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_string(j, "moved_to", g->moved_to);
     if (*g->warning)
         cli_json_string(j, "warning", g->warning);
+    cli_json_bool(j, "defined", g->defined);
+    if (g->defined) {
+        cli_json_bool(j, "autostart", g->autostart);
+        cli_json_string(j, "restart", g->restart);
+    }
 }
 
 void cli_host_members(struct cli_json *j, const Ferry__ApiHost *h)

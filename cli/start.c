@@ -8,9 +8,8 @@
 
 #include "cli/args.h"
 #include "cli/cli.h"
-#include "cli/disk.h"
-#include "cli/net.h"
 #include "hv/base/io.h"
+#include "hv/define/disk.h"
 
 enum {
     OPT_MODEL = 256,
@@ -20,10 +19,12 @@ enum {
     OPT_DEBUG_EXIT,
     OPT_RING,
     OPT_PAUSED,
-    OPT_NO_RNG
+    OPT_NO_RNG,
+    OPT_VSOCK,
+    OPT_HERE
 };
 
-static const struct option longs[] = {
+const struct option cli_start_options[] = {
     {"console", no_argument, NULL, 'c'},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, 'p'},
@@ -40,21 +41,26 @@ static const struct option longs[] = {
     {"paused", no_argument, NULL, OPT_PAUSED},
     {"net", optional_argument, NULL, 'n'},
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
+    {"vsock", optional_argument, NULL, OPT_VSOCK},
+    {"here", no_argument, NULL, OPT_HERE},
     {NULL, 0, NULL, 0},
 };
 
-struct start {
-    Ferry__ApiStart op;
-    const char *kernel, *initrd;
-    bool console;
-    struct cli_nic nics[CLI_NICS_MAX];
-    Ferry__Nic *nic_list[CLI_NICS_MAX];
-    Ferry__Disk disks[CLI_DISKS_MAX], *disk_list[CLI_DISKS_MAX];
-    char *texts[CLI_DISKS_MAX];
-};
+static int add_disk(struct cli *c, struct cli_start *s)
+{
+    struct fy_err e;
+    size_t n = s->op.n_disks;
+    if (n == FY_DEF_DISKS_MAX)
+        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", FY_DEF_DISKS_MAX);
+    s->op.disks = s->disk_list;
+    s->disk_list[n] = &s->disks[n];
+    s->disk_args[n] = optarg;
+    s->op.n_disks++;
+    return fy_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
+}
 
 /* -n, its words in the same argument or in the next one. */
-static int add_nic(struct cli *c, struct start *s)
+static int add_nic(struct cli *c, struct cli_start *s)
 {
     char why[160];
     const char *spec = optarg;
@@ -71,19 +77,7 @@ static int add_nic(struct cli *c, struct start *s)
     return 0;
 }
 
-static int add_disk(struct cli *c, struct start *s)
-{
-    struct fy_err e;
-    size_t n = s->op.n_disks;
-    if (n == CLI_DISKS_MAX)
-        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", CLI_DISKS_MAX);
-    s->op.disks = s->disk_list;
-    s->disk_list[n] = &s->disks[n];
-    s->op.n_disks++;
-    return cli_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
-}
-
-static int option(struct cli *c, struct start *s, int o)
+int cli_start_option(struct cli *c, struct cli_start *s, int o)
 {
     uint64_t v;
     switch (o) {
@@ -111,6 +105,8 @@ static int option(struct cli *c, struct start *s, int o)
         break;
     case 'd':
         return add_disk(c, s);
+    case 'n':
+        return add_nic(c, s);
     case OPT_MODEL:
         s->op.cpu_model = optarg;
         break;
@@ -131,10 +127,16 @@ static int option(struct cli *c, struct start *s, int o)
             return cli_fail(c, FY_EUSAGE, "--dirty-ring=%s: a power of two from 1024 to 65536", optarg);
         s->op.dirty_ring = (uint32_t)v;
         break;
-    case 'n':
-        return add_nic(c, s);
+    case OPT_VSOCK:
+        if (cli_parse_number(optarg ? optarg : "3", 3, UINT32_MAX - 1, &v) < 0)
+            return cli_fail(c, FY_EUSAGE, "--vsock=%s: a guest's CID is 3 or more", optarg);
+        s->op.vsock_cid = (uint32_t)v;
+        break;
     case OPT_NO_RNG:
         s->op.no_rng = true;
+        break;
+    case OPT_HERE:
+        s->op.here = true;
         break;
     default:
         s->op.paused = true;
@@ -166,28 +168,75 @@ static int open_image(struct cli *c, const char *path, int *fd)
     return 0;
 }
 
-static int start(struct cli *c, struct start *s)
+/* Whether nothing is asked for that a definition would have. */
+static bool is_bare(const struct cli_start *s)
+{
+    Ferry__ApiStart bare = FERRY__API_START__INIT;
+    bare.paused = s->op.paused;
+    bare.here = s->op.here;
+    return !s->kernel && !s->initrd &&
+           ferry__api_start__get_packed_size(&s->op) == ferry__api_start__get_packed_size(&bare);
+}
+
+static int confirm_here(const struct cli *c)
+{
+    char typed[128];
+    fprintf(stderr,
+            "Be sure that %s runs on no other host. If it does, both write and its data is lost.\n"
+            "Type the guest's name to go on: ",
+            c->name);
+    fflush(stderr);
+    if (!fgets(typed, sizeof typed, stdin))
+        typed[0] = 0;
+    typed[strcspn(typed, "\r\n")] = 0;
+    if (strcmp(typed, c->name) != 0)
+        return cli_fail(c, FY_ECANCELLED,
+                        "not confirmed, nothing was done (the name must be typed as it is)");
+    return 0;
+}
+
+void cli_start_free(struct cli_start *s)
+{
+    for (size_t i = 0; i < s->op.n_disks; i++)
+        free(s->texts[i]);
+    s->op.n_disks = 0;
+    for (size_t i = 0; i < s->op.n_nics; i++)
+        cli_nic_free(&s->nics[i]);
+    s->op.n_nics = 0;
+}
+
+static int start(struct cli *c, struct cli_start *s)
 {
     int code = 0, o;
-    while ((o = cli_option(c, "cm:p:k:r:a:d:n::", longs, &code)) != -1) {
+    while ((o = cli_option(c, CLI_START_LETTERS, cli_start_options, &code)) != -1) {
         if (o == -2)
             return code;
-        if ((code = option(c, s, o)) != 0)
+        if ((code = cli_start_option(c, s, o)) != 0)
             return code;
     }
-    if ((code = cli_operands(c, 1, "NAME -k KERNEL [options]")) != 0)
+    if ((code = cli_operands(c, 1, "NAME [-k KERNEL] [options]")) != 0)
         return code;
-    if (!s->kernel)
-        return cli_fail(c, FY_EUSAGE, "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage)");
+    s->op.from_definition = is_bare(s);
+    if (!s->kernel && !s->op.from_definition)
+        return cli_fail(
+            c, FY_EUSAGE,
+            "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage; settings of a definition "
+            "are changed by `vmctl set`)");
+    if (s->op.here && (code = confirm_here(c)) != 0)
+        return code;
     int fds[2] = {-1, -1};
     s->op.name = (char *)(uintptr_t)c->name;
     s->op.has_initrd = s->initrd != NULL;
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
     req.op_case = FERRY__API_REQUEST__OP_START;
     req.start = &s->op;
-    struct cli_request r = {
-        .req = &req, .fds = fds, .nfds = s->initrd ? 2 : 1, .on_reply = on_reply, .arg = c};
-    code = open_image(c, s->kernel, &fds[0]);
+    struct cli_request r = {.req = &req,
+                            .fds = fds,
+                            .nfds = (s->kernel != NULL) + (s->initrd != NULL),
+                            .on_reply = on_reply,
+                            .arg = c};
+    if (s->kernel)
+        code = open_image(c, s->kernel, &fds[0]);
     if (code == 0 && s->initrd)
         code = open_image(c, s->initrd, &fds[1]);
     if (code == 0)
@@ -199,12 +248,8 @@ static int start(struct cli *c, struct start *s)
 
 int verb_start(struct cli *c)
 {
-    static struct start s;
-    ferry__api_start__init(&s.op);
+    struct cli_start s = {.op = FERRY__API_START__INIT};
     int code = start(c, &s);
-    for (size_t i = 0; i < s.op.n_nics; i++)
-        cli_nic_free(&s.nics[i]);
-    for (size_t i = 0; i < s.op.n_disks; i++)
-        free(s.texts[i]);
+    cli_start_free(&s);
     return code;
 }

@@ -19,13 +19,14 @@
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
 #include "hv/dev/platform.h"
+#include "hv/dev/virtio_vsock.h"
 #include "hv/sandbox/sandbox.h"
 #include "hv/vm/life.h"
 
 #define CONFIG_MAX (1u << 20)
 #define ICOUNT_TSC_KHZ 1000000u
 
-enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, FD_COUNT, DISK };
+enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, VSOCK, FD_COUNT, DISK };
 
 struct options {
     int fd[FD_COUNT];
@@ -46,9 +47,8 @@ struct hv {
 
 static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
                             "N --runlog-fd N --ready-fd N\n"
-                            "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--nic-fd "
-                            "CARD.QUEUE=N]... [--incoming] "
-                            "[--paused]\n"
+                            "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--nic-fd CARD.QUEUE=N]... "
+                            "[--vsock-fd N] [--incoming] [--paused]\n"
                             "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
                             "       ferry-hv --probe --kvm-fd N\n"
                             "ferryd starts this program; docs/spec/control.md describes it.\n";
@@ -80,6 +80,7 @@ static int parse_options(int argc, char **argv, struct options *o)
         {"kernel-fd", 1, NULL, KERNEL},
         {"initrd-fd", 1, NULL, INITRD},
         {"disk-fd", 1, NULL, DISK},
+        {"vsock-fd", 1, NULL, VSOCK},
         {"incoming", 0, NULL, 'i'},
         {"paused", 0, NULL, 'p'},
         {"check", 0, NULL, 'c'},
@@ -274,6 +275,12 @@ static void on_console_room(void *arg)
         fy_server_console_room(h->server);
 }
 
+static void on_vsock_connect(void *arg, uint32_t port, uint64_t id)
+{
+    struct hv *h = arg;
+    fy_server_vsock(h->server, fy_machine_vsock(h->m), port, id);
+}
+
 static void on_ended(void *arg)
 {
     fy_life_ended(&((struct hv *)arg)->life);
@@ -338,6 +345,7 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .console_room = on_console_room,
             .ended = on_ended,
             .reached = on_reached,
+            .vsock_connect = on_vsock_connect,
         };
         memcpy(c.run_id, h->run_id, sizeof c.run_id);
         h->m = fy_machine_new(&c, prealloc_ns, e);
@@ -347,6 +355,9 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
     if (h->m && !o->incoming && fy_machine_take_disks(h->m, o->disk_fds, o->disk_count, e) < 0)
         return -1;
     if (!h->m || (!o->incoming && fy_machine_boot(h->m, e) < 0))
+        return -1;
+    if (fy_machine_vsock(h->m) && o->fd[VSOCK] >= 0 &&
+        fy_vsock_listen(fy_machine_vsock(h->m), o->fd[VSOCK], e) < 0)
         return -1;
     fy_life_init(&h->life, h->m, o->incoming, o->paused);
     h->server = fy_server_new(h->loop, o->fd[CONTROL], &h->life, h->run_id, e);

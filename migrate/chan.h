@@ -59,6 +59,9 @@ void fy_chan_abort(struct fy_chan *c);
 /* How long one read or write may make no progress. */
 void fy_chan_set_timeout(struct fy_chan *c, unsigned ms);
 
+/* The kernel's smoothed round trip of the connection in ns; 0: not known. A relay in between hides its part.
+ */
+uint64_t fy_chan_path_ns(const struct fy_chan *c);
 uint64_t fy_chan_wire_bytes(const struct fy_chan *c); /* written to the socket so far */
 const char *fy_chan_peer(const struct fy_chan *c);    /* pinned host name; "" without TLS or with `anyone` */
 bool fy_chan_is_tls(const struct fy_chan *c);

@@ -491,6 +491,13 @@ void fy_chan_set_timeout(struct fy_chan *c, unsigned ms)
     setsockopt(c->sock, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
 }
 
+uint64_t fy_chan_path_ns(const struct fy_chan *c)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof info;
+    return getsockopt(c->sock, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 ? info.tcpi_rtt * 1000ull : 0;
+}
+
 uint64_t fy_chan_wire_bytes(const struct fy_chan *c)
 {
     return c->wire_bytes;

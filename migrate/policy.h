@@ -11,6 +11,7 @@
 struct fy_round {
     uint64_t bytes;      /* dealt with in the round (holes not counted) */
     uint64_t ns;         /* from its first take to the target's having applied it */
+    uint64_t wire_ns;    /* of it, from the first byte sent on; 0: not told apart */
     uint64_t left_bytes; /* dirty when it ended */
     uint64_t now_ns;     /* since the job's start */
 };
@@ -28,12 +29,14 @@ struct fy_policy {
     uint64_t machine_ns;    /* pause, state, load and resume of the machine */
     uint64_t known_ns;      /* what fixed_ns was in the last moves to this peer; 0: there were none */
     uint64_t round_trip_ns; /* smallest seen: of the greeting and of every round */
+    uint64_t calm_ns;       /* a round trip that needs no second look; 0: any */
     uint64_t fixed_ns;      /* downtime that does not depend on memory: pause, state, load, resume, latency */
     /* kept between rounds */
     double throughput;  /* bytes/ns, moving average over rounds large enough to tell */
     double dirty_rate;  /* bytes/ns */
     uint64_t best_left; /* smallest left_bytes so far */
     unsigned rounds;
+    unsigned small;  /* rounds that told of the round trip */
     unsigned stale;  /* rounds in a row that did not lower best_left notably */
     double fraction; /* progress shown; never falls */
 };

@@ -20,6 +20,9 @@
 #include "migrate/sender.h"
 #include "proto/stream.pb-c.h"
 
+/* What two processes take to answer each other on a host that is not busy, beside the path. */
+#define FY_SOURCE_TURN_NS 300000ull
+
 /* What may still happen: OPEN until either a cancel or the commit wins, for good. */
 enum fy_gate { FY_GATE_OPEN, FY_GATE_CANCELLED, FY_GATE_COMMITTED };
 

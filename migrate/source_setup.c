@@ -187,6 +187,48 @@ static int open_data(struct fy_source *s, unsigned i, struct fy_err *e)
     return fy_record_send(c, &flow, FY_REC_TICKET, proof, sizeof proof, true, e);
 }
 
+struct opening {
+    struct fy_source *s;
+    unsigned index;
+    pthread_t thread;
+    bool started;
+    int rc;
+    struct fy_err err;
+};
+
+static void *opening_main(void *arg)
+{
+    struct opening *o = arg;
+    o->rc = open_data(o->s, o->index, &o->err);
+    return NULL;
+}
+
+/* All data channels at once: a handshake waits for the other side most of the time. The first failure is
+ * told; a channel that has been opened stays in s->data either way. */
+static int open_channels(struct fy_source *s, struct fy_err *e)
+{
+    struct opening all[FY_CHANNELS_MAX] = {0};
+    int rc = 0;
+    for (unsigned i = 0; i < s->channels; i++) {
+        all[i].s = s;
+        all[i].index = i;
+        /* The last one here; so is one that gets no thread. */
+        all[i].started =
+            i + 1 < s->channels && pthread_create(&all[i].thread, NULL, opening_main, &all[i]) == 0;
+        if (!all[i].started)
+            opening_main(&all[i]);
+    }
+    for (unsigned i = 0; i < s->channels; i++) {
+        if (all[i].started)
+            pthread_join(all[i].thread, NULL);
+        if (all[i].rc < 0 && rc == 0) {
+            *e = all[i].err;
+            rc = -1;
+        }
+    }
+    return rc;
+}
+
 static int open_tracker(struct fy_source *s, struct fy_err *e)
 {
     uint64_t pages;
@@ -206,10 +248,7 @@ static int open_tracker(struct fy_source *s, struct fy_err *e)
 
 int fy_source_open(struct fy_source *s, struct fy_err *e)
 {
-    for (unsigned i = 0; i < s->channels; i++)
-        if (open_data(s, i, e) < 0)
-            return -1;
-    if (open_tracker(s, e) < 0)
+    if (open_channels(s, e) < 0 || open_tracker(s, e) < 0)
         return -1;
     struct fy_pump_config cfg = {.mem_fd = s->mem_fd,
                                  .map = s->large_pages,
@@ -234,6 +273,8 @@ int fy_source_open(struct fy_source *s, struct fy_err *e)
     pthread_mutex_unlock(&s->gate_lock);
     fy_policy_init(&s->policy, s->opts->max_downtime_ns, s->opts->deadline_ns, s->machine->vcpus,
                    s->round_trip_ns, s->start->switch_ns);
+    uint64_t path = fy_chan_path_ns(s->control.chan);
+    s->policy.calm_ns = path ? path + FY_SOURCE_TURN_NS : 0;
     if (fy_fault_hit(FY_FAULT_SRC_CONNECTED))
         return fy_fail(e, FY_EFAIL, "fault point %d", FY_FAULT_SRC_CONNECTED);
     return 0;

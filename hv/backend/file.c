@@ -265,6 +265,9 @@ static unsigned file_reap(struct fy_block *b, bool wait)
 static void file_free(struct fy_block *b)
 {
     struct file *f = (struct file *)b;
+    /* A ring keeps the file open until the kernel has taken it apart, some time after this. */
+    if (f->fd >= 0)
+        lock(f->fd, F_UNLCK);
     if (f->engine)
         f->engine->ops->free(f->engine);
     fy_close(&b->event_fd);

@@ -282,6 +282,12 @@ int fy_ctl_load_state(struct fy_ctl *c, int fd, uint64_t bytes, char *warning, s
     return 0;
 }
 
+int fy_ctl_write_back(struct fy_ctl *c, struct fy_err *e)
+{
+    REQUEST(req, write_back, WRITE_BACK, Ferry__WriteBackRequest, FERRY__WRITE_BACK_REQUEST__INIT);
+    return call(c, &req, NULL, 0, FERRY__RESPONSE__OP_EMPTY, NULL, NULL, e);
+}
+
 int fy_ctl_latch(struct fy_ctl *c, const uint8_t id[16], struct fy_err *e)
 {
     REQUEST(req, latch, LATCH, Ferry__LatchRequest, FERRY__LATCH_REQUEST__INIT);

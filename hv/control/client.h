@@ -41,6 +41,7 @@ int fy_ctl_tracker_close(struct fy_ctl *c, uint32_t tracker, struct fy_err *e);
 int fy_ctl_save_state(struct fy_ctl *c, int *fd, uint64_t *bytes, struct fy_err *e);
 /* warning: at least FY_ERR_TEXT bytes, or NULL. */
 int fy_ctl_load_state(struct fy_ctl *c, int fd, uint64_t bytes, char *warning, struct fy_err *e);
+int fy_ctl_write_back(struct fy_ctl *c, struct fy_err *e);
 int fy_ctl_latch(struct fy_ctl *c, const uint8_t id[16], struct fy_err *e);
 
 #endif

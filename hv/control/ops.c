@@ -205,6 +205,9 @@ static int op_plain(struct fy_conn *c, const Ferry__Request *q, struct fy_err *e
             return fy_fail(e, FY_ESTATE, "the guest is not running");
         fy_machine_power_button(l->m);
         return 0;
+    case FERRY__REQUEST__OP_WRITE_BACK:
+        fy_machine_write_back(l->m);
+        return 0;
     case FERRY__REQUEST__OP_RESET:
         return fy_life_reset(l, e);
     case FERRY__REQUEST__OP_QUIT:
@@ -256,6 +259,8 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
     case FERRY__REQUEST__OP_COUNT:
     case FERRY__REQUEST__OP_DIGEST:
         return fy_op_icount(c, q, a, e);
+    case FERRY__REQUEST__OP_VSOCK_ANSWER:
+        return fy_op_vsock_answer(s, q->vsock_answer->id, fds, nfds, a, e);
     case FERRY__REQUEST__OP_STATS:
         return fy_op_stats(s, a, e);
     case FERRY__REQUEST__OP_BALLOON:

@@ -7,6 +7,7 @@
 #include "hv/base/io.h"
 #include "hv/control/internal.h"
 #include "hv/dev/tokens.h"
+#include "hv/dev/virtio_vsock.h"
 
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a, struct fy_err *e)
 {
@@ -123,5 +124,21 @@ int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e)
     }
     a->resp.op_case = FERRY__RESPONSE__OP_STATS;
     a->resp.stats = r;
+    return 0;
+}
+
+int fy_op_vsock_answer(struct fy_server *s, uint64_t id, const int *fds, int nfds, struct fy_answer *a,
+                       struct fy_err *e)
+{
+    struct fy_virtio *vsock = fy_machine_vsock(s->m);
+    if (!vsock)
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no socket device");
+    int fd = nfds > 0 ? fy_dup(fds[0]) : -1;
+    if (nfds > 0 && fd < 0)
+        return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot keep the connection's socket");
+    fy_vsock_answer(vsock, id, fd);
+    ferry__empty__init(&a->u.empty);
+    a->resp.op_case = FERRY__RESPONSE__OP_EMPTY;
+    a->resp.empty = &a->u.empty;
     return 0;
 }

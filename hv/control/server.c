@@ -12,6 +12,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/control/internal.h"
+#include "hv/dev/virtio_vsock.h"
 
 /* Room for answers that a client has not fetched yet; one that lets more pile up is cut off. */
 #define SEND_BUFFER (FY_MSG_MAX * 4)
@@ -210,31 +211,75 @@ void fy_server_reached(struct fy_server *s)
     }
 }
 
-static void tell(struct fy_server *s, bool nics)
+/* To every subscriber; how many got it. */
+static unsigned publish(struct fy_server *s, const Ferry__Event *event)
 {
+    unsigned told = 0;
     Ferry__ControlOut out = FERRY__CONTROL_OUT__INIT;
-    Ferry__Event event = FERRY__EVENT__INIT;
-    event.state = fy_life_state(s->life);
-    event.report = (char *)(uintptr_t)fy_life_report(s->life);
-    event.exit_status = fy_machine_exit_status(s->m);
-    event.nics = nics;
     out.kind_case = FERRY__CONTROL_OUT__KIND_EVENT;
-    out.event = &event;
+    out.event = (Ferry__Event *)(uintptr_t)event;
     /* A connection that is cut off here is closed by the loop's next look at it. */
-    for (struct fy_conn *c = s->conns; c; c = c->next)
-        if (c->subscribed && send_out(c, &out, -1) < 0) {
-            c->subscribed = false;
-            shutdown(c->sock, SHUT_RDWR);
+    for (struct fy_conn *c = s->conns; c; c = c->next) {
+        if (!c->subscribed)
+            continue;
+        if (send_out(c, &out, -1) == 0) {
+            told++;
+            continue;
         }
+        c->subscribed = false;
+        shutdown(c->sock, SHUT_RDWR);
+    }
+    return told;
 }
 
 void fy_server_changed(void *server)
 {
-    tell(server, false);
-    fy_server_reached(server);
+    struct fy_server *s = server;
+    Ferry__Event event = FERRY__EVENT__INIT;
+    event.state = fy_life_state(s->life);
+    event.report = (char *)(uintptr_t)fy_life_report(s->life);
+    event.exit_status = fy_machine_exit_status(s->m);
+    publish(s, &event);
+    fy_server_reached(s);
 }
 
 void fy_server_nics(struct fy_server *s)
 {
-    tell(s, true);
+    Ferry__Event event = FERRY__EVENT__INIT;
+    event.state = fy_life_state(s->life);
+    event.report = (char *)(uintptr_t)fy_life_report(s->life);
+    event.exit_status = fy_machine_exit_status(s->m);
+    event.nics = true;
+    publish(s, &event);
+}
+
+struct vsock_question {
+    struct fy_server *s;
+    struct fy_virtio *vsock;
+    uint32_t port;
+    uint64_t id;
+};
+
+static void ask_vsock(void *arg)
+{
+    struct vsock_question *q = arg;
+    Ferry__Event event = FERRY__EVENT__INIT;
+    event.state = fy_life_state(q->s->life);
+    event.vsock_port = q->port;
+    event.vsock_id = q->id;
+    if (!publish(q->s, &event))
+        fy_vsock_answer(q->vsock, q->id, -1);
+    free(q);
+}
+
+void fy_server_vsock(struct fy_server *s, struct fy_virtio *vsock, uint32_t port, uint64_t id)
+{
+    struct fy_err e;
+    struct vsock_question *q = malloc(sizeof *q);
+    if (q)
+        *q = (struct vsock_question){s, vsock, port, id};
+    if (q && fy_loop_post(s->loop, ask_vsock, q, &e) == 0)
+        return;
+    free(q);
+    fy_vsock_answer(vsock, id, -1);
 }

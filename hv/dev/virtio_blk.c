@@ -47,7 +47,7 @@ static uint64_t features(bool read_only)
     return f | (read_only ? FY_BLK_F_RO : FY_BLK_F_DISCARD | FY_BLK_F_WRITE_ZEROES);
 }
 
-static struct fy_blk_req *take_free(struct fy_blk *b)
+struct fy_blk_req *fy_blk_take_free(struct fy_blk *b)
 {
     struct fy_blk_req *r = b->free_reqs;
     if (r) {
@@ -90,7 +90,7 @@ static void blk_kick(void *dev, unsigned n)
     unsigned turn = 0;
     fy_vq_disable_kicks(q);
     while (turn < REQUESTS_A_TURN) {
-        struct fy_blk_req *r = take_free(b);
+        struct fy_blk_req *r = fy_blk_take_free(b);
         if (!r) {
             b->starved |= 1u << n;
             break;
@@ -318,6 +318,18 @@ int fy_virtio_blk_attach(struct fy_device *d, struct fy_block *block, struct fy_
 struct fy_block *fy_virtio_blk_backend(struct fy_device *d)
 {
     return blk_of(d)->block;
+}
+
+void fy_virtio_blk_write_back(struct fy_device *d)
+{
+    struct fy_blk *b = blk_of(d);
+    bool may = fy_virtio_enter(b->v) && b->block && !b->read_only && !b->writing_back;
+    struct fy_blk_req *r = may ? fy_blk_take_free(b) : NULL;
+    if (r) {
+        fy_blk_write_back(r);
+        fy_blk_start(b);
+    }
+    fy_virtio_leave(b->v);
 }
 
 struct fy_blockdirty *fy_virtio_blk_dirty(struct fy_device *d)

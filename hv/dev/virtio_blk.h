@@ -32,6 +32,9 @@ int fy_virtio_blk_attach(struct fy_device *d, struct fy_block *b, struct fy_err 
 /* The backend, NULL where there is none yet; its give_up and take may be called while the machine is paused
  * (the device is drained). */
 struct fy_block *fy_virtio_blk_backend(struct fy_device *d);
+/* Begin to make durable what was written, and do not wait: what a hand-over has to wait for is then little. A
+ * paused device, or one that is still at it, does nothing. Any thread. */
+void fy_virtio_blk_write_back(struct fy_device *d);
 /* Its log of dirty blocks. */
 struct fy_blockdirty *fy_virtio_blk_dirty(struct fy_device *d);
 

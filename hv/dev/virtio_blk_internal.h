@@ -35,6 +35,7 @@ struct fy_blk_req {
     bool at_the_end; /* at the gate, it waits for being told, not for being done */
     bool orphan;     /* its driver has reset the device meanwhile */
     bool syncing;    /* write-through: the write is done, its flush is not */
+    bool write_back; /* no driver's: of fy_virtio_blk_write_back */
     unsigned range, ranges;
     struct fy_blk_range list[FY_BLK_RANGES_MAX];
     struct iovec iov[FY_VQ_SEGS];
@@ -53,6 +54,7 @@ struct fy_blk {
     bool read_only;
     char serial[FY_BLK_SERIAL_MAX];
 
+    bool writing_back;
     bool write_through; /* the driver knows no flush */
     struct fy_blk_req *free_reqs;
     struct fy_blk_req *gated;            /* wait at the gate */
@@ -66,6 +68,10 @@ struct fy_blk {
 void fy_blk_begin(struct fy_blk_req *r);
 /* It has passed the gate: do it, or tell the driver that it is done. */
 void fy_blk_go_on(struct fy_blk_req *r);
+/* A free request, NULL while all are in flight. */
+struct fy_blk_req *fy_blk_take_free(struct fy_blk *b);
+/* Submit a flush of the device's own into r. */
+void fy_blk_write_back(struct fy_blk_req *r);
 /* Have the backend begin what was submitted. */
 void fy_blk_start(struct fy_blk *b);
 void fy_blk_give_back(struct fy_blk_req *r);

@@ -125,6 +125,11 @@ static void done(struct fy_block_req *io, int err)
 {
     struct fy_blk_req *r = (struct fy_blk_req *)io;
     struct fy_blk *b = r->b;
+    if (r->write_back) {
+        r->write_back = b->writing_back = false;
+        fy_blk_give_back(r);
+        return;
+    }
     if (r->syncing) {
         r->io.op = FY_BLOCK_WRITE;
         answer(r, status_of(err));
@@ -238,6 +243,13 @@ static void begin_flush(struct fy_blk_req *r)
     r->io.offset = r->io.bytes = 0;
     r->io.iov_count = 0;
     submit(r);
+}
+
+void fy_blk_write_back(struct fy_blk_req *r)
+{
+    r->b->writing_back = r->write_back = true;
+    r->range = r->ranges = 0;
+    begin_flush(r);
 }
 
 static void begin_id(struct fy_blk_req *r)

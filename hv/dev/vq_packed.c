@@ -93,10 +93,9 @@ void fy_packed_put(struct fy_vq *q, const struct fy_vq_chain *c, uint32_t writte
 
 bool fy_packed_wants_interrupt(struct fy_vq *q)
 {
-    uint32_t event;
+    uint32_t event = __atomic_load_n((const uint32_t *)(const void *)q->driver_host, __ATOMIC_ACQUIRE);
     uint16_t was = q->signalled;
     bool known = q->signalled_valid;
-    memcpy(&event, q->driver_host, 4);
     unsigned flags = event >> 16 & 3;
     q->signalled = q->next_used;
     q->signalled_valid = true;

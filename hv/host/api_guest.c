@@ -8,6 +8,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/host/console.h"
+#include "hv/host/define.h"
 #include "hv/host/disks.h"
 #include "hv/host/engine.h"
 #include "hv/host/guests.h"
@@ -46,7 +47,7 @@ struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g)
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, name);
     else if (g->state == FYD_G_MOVED)
         fyd_reply_fail(c, FY_ESTATE, "it has moved to %s (ask there)", g->moved_to);
     else if (g->state == FYD_G_STOPPED || g->state == FYD_G_CRASHED)
@@ -62,14 +63,12 @@ struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name)
 static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struct fy_err *e)
 {
     uint64_t disk = fyd_disk_available(d);
-    struct fyd_guest *g = fyd_guest_by_name(d, op->name);
     if (!fyd_name_ok(op->name))
         return fy_fail(e, FY_EUSAGE,
                        "a name has 1 to 63 letters, digits, dots, dashes or underscores and begins with "
                        "a letter or digit");
-    if (g && fyd_guest_active(g))
-        return fy_fail(e, FY_EEXISTS, "the name is taken by a guest that is %s (stop it first)",
-                       fyd_gstate_name(g->state));
+    if (fyd_def_may_start(d, op->name, op->here, e) < 0)
+        return -1;
     if (nfds != (op->has_initrd ? 2 : 1))
         return fy_fail(e, FY_EUSAGE, "a kernel is needed (-k KERNEL)");
     if (op->memory_bytes % (2u << 20) || op->memory_bytes > FY_MEMORY_MAX)
@@ -133,8 +132,9 @@ static void start_recorded(void *arg, const struct fy_err *err)
 {
     struct start *s = arg;
     struct ask *a = s->ask;
-    if (err) {
-        started(a, err);
+    struct fy_err e;
+    if (err || fyd_def_begun(a->g, &e) < 0) {
+        started(a, err ? err : &e);
     } else {
         struct fyd_launch l = {.machine = s->machine,
                                .kernel_fd = s->kernel,
@@ -169,6 +169,7 @@ static void fill_machine(struct start *s)
     m->icount_seed = s->engine.icount_seed;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
+    m->vsock_cid = op->vsock_cid;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
     m->n_nics = op->n_nics;
@@ -244,6 +245,7 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         free_start(s);
         return;
     }
+    fyd_def_begin(g);
     fyd_changed_guest(g, false);
     fyd_guest_persist(g, start_recorded, s);
 }
@@ -266,12 +268,13 @@ static void survey_over(struct survey *s)
         struct fyd_guest *g = fyd_guest_by_name(s->c->d, s->name);
         if (g)
             fyd_reply_guest(s->c, g, true);
-        else
+        else if (!fyd_defs_reply(s->c, s->name, true))
             fyd_reply_fail(s->c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
     } else {
         for (struct fyd_guest *g = s->c->d->guests; g; g = g->next)
             if (!g->forget)
                 fyd_reply_guest(s->c, g, false);
+        fyd_defs_reply(s->c, "", false);
         fyd_reply_done(s->c);
     }
     fyd_client_release(s->c);
@@ -495,7 +498,7 @@ void fyd_api_stop(struct fyd_client *c, const Ferry__ApiStop *op)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, op->name);
     if (!g) {
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, op->name);
     } else if (!fyd_guest_active(g)) {
         /* Over already: stopping it again clears its entry away. */
         fyd_guest_remove(g);
@@ -549,7 +552,7 @@ void fyd_api_wait(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g) {
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, name);
     } else if (!fyd_guest_active(g)) {
         reply_exit(c, g);
     } else {

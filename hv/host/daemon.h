@@ -116,6 +116,9 @@ struct fyd_client {
     unsigned refs;       /* callbacks under way that name it */
     struct fyd_job *job; /* whose messages it gets */
     bool to_the_end;     /* also over an uncertain time */
+    /* A request of the daemon's own: its answers go here, and `gone` is set from the start. */
+    void (*sink)(struct fyd_client *c, const Ferry__ApiReply *r);
+    char sink_name[FYD_NAME_MAX];
 };
 
 struct fyd_job {
@@ -191,6 +194,7 @@ struct fyd {
     struct fyd_client *clients;
     struct fyd_usernet *usernets;
     struct fyd_ho *handovers;
+    struct fyd_def *defs; /* hv/host/define.h */
     int api_sock;
     struct fy_watch *api_watch;
     int peer_sock;
@@ -368,6 +372,13 @@ void fyd_host_paired(struct fyd_job *job, const Ferry__Paired *p);
 bool fyd_invite_open(struct fyd *d);
 /* Open the key and certificate for a worker: fds[0], fds[1], CLOEXEC. */
 int fyd_identity(struct fyd *d, int fds[2], struct fy_err *e);
+
+/* vsock.c */
+/* The guest's listening socket, vsock.sock in its folder. -1 on error. */
+int fyd_vsock_listen(struct fyd_guest *g, struct fy_err *e);
+/* The guest asks for a port of the host: join it to who listens at vsock.sock_PORT in its folder, or refuse.
+ */
+void fyd_vsock_connect(struct fyd_guest *g, uint32_t port, uint64_t id);
 
 /* limits.c */
 void fyd_api_limit(struct fyd_client *c, const Ferry__ApiLimit *op);

@@ -13,6 +13,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/define.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
 #include "hv/host/spawn.h"
@@ -154,6 +155,7 @@ void fyd_guest_remove(struct fyd_guest *g)
     if (g->forget)
         return;
     g->forget = true;
+    fyd_def_guest_removed(g);
     remove_folder(g);
     fyd_inv_del_guest(g->d->inv, g->uuid, NULL, NULL);
     fyd_changed_guest(g, true);
@@ -191,6 +193,8 @@ void fyd_guest_set_state(struct fyd_guest *g, enum fyd_gstate state)
     fy_info("guest %s: %s -> %s", g->name, fyd_gstate_name(g->state), fyd_gstate_name(state));
     g->state = state;
     g->changed_ns = fy_realtime_ns();
+    if (!g->forget)
+        fyd_def_guest_changed(g);
     if (!light && !g->forget)
         fyd_guest_persist(g, NULL, NULL);
     if (!g->forget)

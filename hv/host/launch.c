@@ -162,6 +162,8 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         return -1;
     for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
         kit_add(k, "--disk-fd", l->disk_fds[i], false);
+    if (l->machine->vsock_cid && kit_add(k, "--vsock-fd", fyd_vsock_listen(g, e), true) < 0)
+        return -1;
     int pair[2];
     if (fy_msg_pair(pair, e) < 0)
         return -1;
@@ -226,6 +228,10 @@ static void on_event(void *arg, const Ferry__Event *ev)
 {
     if (ev->nics)
         fyd_guest_ask_status(arg);
+    if (ev->vsock_id) {
+        fyd_vsock_connect(arg, ev->vsock_port, ev->vsock_id);
+        return;
+    }
     fyd_guest_hv_state(arg, ev->state, ev->report, ev->exit_status);
 }
 

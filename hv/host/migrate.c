@@ -13,7 +13,8 @@
 #include "hv/host/guests.h"
 #include "hv/host/jobs.h"
 
-#define KNOWN_SWITCHES 5
+#define KNOWN_SWITCHES 9
+#define KNOWN_ENOUGH 3 /* one or two may have met a busy moment */
 
 #define MEMORY_MARGIN (64ull << 20)
 
@@ -138,7 +139,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* What a switch to this peer costs beside its pages: the median of the last few; 0 where none is known. */
+/* What a switch to this peer costs beside its pages: the median of the last few; 0 where too few are known.
+ */
 static uint64_t known_switch(const struct fyd *d, const char *peer)
 {
     uint64_t seen[KNOWN_SWITCHES];
@@ -148,7 +150,7 @@ static uint64_t known_switch(const struct fyd *d, const char *peer)
             !strcmp(j->state, "completed") && !strcmp(j->peer, peer))
             seen[n++] = j->report->switch_ns;
     qsort(seen, n, sizeof *seen, by_value);
-    return n ? seen[n / 2] : 0;
+    return n >= KNOWN_ENOUGH ? (seen[(n - 1) / 2] + seen[n / 2]) / 2 : 0;
 }
 
 struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy_err *e)

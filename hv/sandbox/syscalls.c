@@ -125,6 +125,7 @@ static const struct {
     CALL(getuid, MAIN | WORKER),
     CALL(geteuid, MAIN | WORKER),
     CALL(uname, MAIN | WORKER),
+    CALL(seccomp, MAIN | WORKER), /* a thread narrows what it was given */
     CALL(io_uring_setup, MAIN | WORKER),
     CALL(sched_setscheduler, MAIN | WORKER),
     /* peers and the resolver */

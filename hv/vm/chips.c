@@ -5,6 +5,7 @@
 
 #include "hv/base/clock.h"
 #include "hv/dev/platform.h"
+#include "hv/dev/virtio_vsock.h"
 #include "hv/vm/internal.h"
 
 uint64_t fy_machine_guest_ns(struct fy_machine *m)
@@ -105,6 +106,20 @@ static struct fy_device *next(struct fy_machine *m)
     return &m->devices[m->device_count];
 }
 
+static int make_vsock(struct fy_machine *m, struct fy_err *e)
+{
+    struct fy_vsock_config c = {.slot = FY_SLOT_VSOCK,
+                                .cid = m->desc->vsock_cid,
+                                .gate = m->gate,
+                                .io = m->io,
+                                .arg = m->arg,
+                                .connect = m->vsock_connect};
+    if (fy_virtio_vsock_new(m->pci, m->gmem, &c, &m->vsock, next(m), e) < 0)
+        return -1;
+    m->device_count++;
+    return 0;
+}
+
 /* What sits on the PCI bus. */
 static int make_pci(struct fy_machine *m, struct fy_err *e)
 {
@@ -114,7 +129,7 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     m->gate = fy_gate_new(e);
     if (!m->gate || fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
         return -1;
-    if (!m->desc->rng && !m->desc->balloon)
+    if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid)
         return 0;
     m->io = fy_iothread_new("devices", e);
     if (!m->io)
@@ -129,7 +144,7 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
             return -1;
         m->device_count++;
     }
-    return 0;
+    return m->desc->vsock_cid ? make_vsock(m, e) : 0;
 }
 
 void fy_machine_pause_devices(struct fy_machine *m)
@@ -242,6 +257,11 @@ size_t fy_machine_console_room(struct fy_machine *m)
 void fy_machine_power_button(struct fy_machine *m)
 {
     fy_pm_power_button(&m->devices[DEV_PM]);
+}
+
+struct fy_virtio *fy_machine_vsock(struct fy_machine *m)
+{
+    return m->vsock;
 }
 
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m)

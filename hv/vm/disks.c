@@ -143,6 +143,12 @@ int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e)
     return 0;
 }
 
+void fy_machine_write_back(struct fy_machine *m)
+{
+    for (unsigned i = 0; i < m->disk_count; i++)
+        fy_virtio_blk_write_back(m->disks[i]);
+}
+
 bool fy_machine_has_disks(const struct fy_machine *m)
 {
     return m->disk_count > 0;

@@ -32,9 +32,9 @@ struct fy_machine {
     struct fy_device devices[FY_DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
-    struct fy_virtio *balloon; /* NULL: none */
-    struct fy_pci *pci;        /* NULL: revision 1 */
-    struct fy_iothread *io;    /* of the devices that have little to do */
+    struct fy_virtio *balloon, *vsock; /* NULL: none */
+    struct fy_pci *pci;                /* NULL: revision 1 */
+    struct fy_iothread *io;            /* of the devices that have little to do */
     struct fy_device *nics[FY_NICS_MAX];
     int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX]; /* not yet a backend's */
     void (*nic_lost)(void *arg);
@@ -50,6 +50,7 @@ struct fy_machine {
     void (*console_room)(void *arg);
     void (*ended)(void *arg);
     void (*reached)(void *arg);
+    void (*vsock_connect)(void *arg, uint32_t port, uint64_t id);
     pthread_mutex_t console_lock;
 
     pthread_mutex_t lock;

@@ -44,14 +44,17 @@ static bool expects(const Ferry__Machine *d, const char *id)
         {"pci", d->revision >= 2},
         {"rng", d->rng},
         {"balloon", d->balloon},
+        {"vsock", d->vsock_cid != 0},
     };
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
             return all[i].here;
-    unsigned disk;
-    int end = 0;
-    if (sscanf(id, "disk%u%n", &disk, &end) == 1 && !id[end] && disk < d->n_disks)
-        return true;
+    for (size_t i = 0; i < d->n_disks && i < FY_DISKS_LIMIT; i++) {
+        char disk[32];
+        snprintf(disk, sizeof disk, "disk%zu", i);
+        if (!strcmp(id, disk))
+            return true;
+    }
     return fy_nics_expect(d, id);
 }
 
@@ -61,15 +64,18 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
         if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    const char *virtio = d->rng       ? "an entropy device"
-                         : d->balloon ? "a balloon"
-                         : d->n_disks ? "disks"
-                         : d->n_nics  ? "a network card"
-                                      : NULL;
+    const char *virtio = d->rng         ? "an entropy device"
+                         : d->balloon   ? "a balloon"
+                         : d->n_disks   ? "disks"
+                         : d->n_nics    ? "a network card"
+                         : d->vsock_cid ? "a socket device"
+                                        : NULL;
     fy_machine_check_disks(d, why);
     if (virtio && d->revision < 2)
         fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
                       virtio);
+    if (d->vsock_cid && d->vsock_cid < 3)
+        fy_reason_add(why, FY_EREFUSED, "CID %u is not a guest's (3 and up)", d->vsock_cid);
     if (virtio && d->icount_ns)
         fy_reason_add(why, FY_EREFUSED, "icount runs are repeatable, what comes from %s is not", virtio);
 }
@@ -263,6 +269,7 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     m->console_room = c->console_room;
     m->ended = c->ended;
     m->reached = c->reached;
+    m->vsock_connect = c->vsock_connect;
     m->exit_status = -1;
     m->clock_frozen = true;
     m->clock_offset = -(int64_t)fy_now_ns();

@@ -48,6 +48,9 @@ struct fy_machine_config {
     void (*ended)(void *arg);
     /* The count of fy_machine_stop_at is reached (and no more asked for); parked. Main thread. */
     void (*reached)(void *arg);
+    /* The guest's socket device asks for a connection to a port of the host: fy_machine_vsock_answer, once.
+     * An I/O thread. NULL: nobody answers there. */
+    void (*vsock_connect)(void *arg, uint32_t port, uint64_t id);
 };
 
 /* Check a description against this build and host without making anything: revision, sizes, devices, CPU
@@ -70,22 +73,12 @@ void fy_machine_free(struct fy_machine *m);
  * and must have the description's size. Takes the descriptors over, also on failure. All or none; a machine
  * that has its disks already keeps those. Paused. */
 int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, struct fy_err *e);
-/* Flush every disk to stable storage and unlock it; on error all are locked still, unless another was quicker
- * (then fy_machine_lock_disks fails). Paused. */
-int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
-/* Lock them (again): FY_ESTATE while another has one. Paused. */
-int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
-bool fy_machine_has_disks(const struct fy_machine *m);
-struct fy_loop *fy_machine_loop(struct fy_machine *m);
-
-/* Disks. Give the machine its disks' files, in the description's order: each is locked, against two users,
- * and must have the description's size. Takes the descriptors over, also on failure. All or none; a machine
- * that has its disks already keeps those. Paused. */
-int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, struct fy_err *e);
 /* Flush every disk to stable storage and unlock it. On error some may be unlocked. Paused. */
 int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e);
 /* Lock them again: FY_ESTATE while another has one. Repeat at will. Paused. */
 int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
+/* Begin to make durable what was written to the disks; does not wait. */
+void fy_machine_write_back(struct fy_machine *m);
 bool fy_machine_has_disks(const struct fy_machine *m);
 struct fy_loop *fy_machine_loop(struct fy_machine *m);
 
@@ -157,6 +150,8 @@ void fy_machine_set_nic_rate(struct fy_machine *m, unsigned i, uint64_t rate);
 /* Device i of the machine, NULL behind the last (fewer than FY_DEVICES_MAX). */
 const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i);
 #define FY_DEVICES_MAX 40
+/* The socket device, or NULL. */
+struct fy_virtio *fy_machine_vsock(struct fy_machine *m);
 /* The memory balloon, or NULL. */
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
 void fy_machine_power_button(struct fy_machine *m);

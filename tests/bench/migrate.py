@@ -31,6 +31,12 @@ def silence_ms(chunks, begin_ns, end_ns):
     return max(b - a for a, b in zip(times, times[1:])) / 1e6
 
 
+def switch_ms(old, new):
+    """The gap of the switch itself: from the last byte of the old console to the first of the new one, in ms."""
+    last = old[-1][0]
+    return (min(t for t, _ in new if t > last) - last) / 1e6
+
+
 def pages_written(console):
     """The guest's own count, from its last status line `#w PAGES PASS MS BAD`."""
     last = None
@@ -200,7 +206,7 @@ class Bench:
 
     def silence(self, case):
         rate = 400 if "400" in case else 0
-        gaps, reported, forecasts, peers = [], [], [], []
+        gaps, switches, reported, forecasts, peers = [], [], [], [], []
         pair = Pair(self.args.build, namespaces=False)
         try:
             with Ferry(pair, cmdline(rate=rate), 2048) as f:
@@ -214,6 +220,7 @@ class Bench:
                     chunks = f.old_console.chunks + f.console.chunks
                     last = f.old_console.chunks[-1][0]
                     gaps.append(silence_ms(chunks, last - 10**9, last + 2 * 10**9))
+                    switches.append(switch_ms(f.old_console.chunks, f.console.chunks))
                     reported.append(r["downtime_ms"])
                     forecasts.append(r["forecast_downtime_ms"])
                     f.old_console.close()
@@ -234,7 +241,9 @@ class Bench:
         good = sum(abs(f - d) <= 0.3 * d for f, d in zip(forecasts, reported))
         self.row(case, "ms", statistics.median(gaps), statistics.median(peers) if peers else None, len(gaps),
                  worst=round(max(gaps), 3), downtime_ms=round(statistics.median(reported), 3),
-                 downtime_error_ms=round(max(abs(a - b) for a, b in zip(gaps, reported)), 3), forecasts_within_30=good)
+                 downtime_error_ms=round(max(abs(a - b) for a, b in zip(gaps, reported)), 3), switch_ms=round(statistics.median(switches), 3),
+                 switch_worst=round(max(switches), 3), switch_error_ms=round(max(abs(a - b) for a, b in zip(switches, reported)), 3),
+                 within_3=sum(abs(a - b) <= 3 for a, b in zip(switches, reported)), forecasts_within_30=good)
 
     def work(self, case):
         """Pages that the guest wrote a second while it was moving."""

@@ -69,3 +69,13 @@ add_custom_command(
   COMMENT "hostile.elf"
   VERBATIM)
 add_custom_target(hostile ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/hostile.elf)
+
+# A program of the devices guest.
+add_custom_command(
+  OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/vsocket
+  COMMAND ${GUEST_CC} -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Werror -static
+          -o ${CMAKE_BINARY_DIR}/tests/guests/vsocket ${CMAKE_CURRENT_LIST_DIR}/initramfs/vsocket.c
+  DEPENDS ${CMAKE_CURRENT_LIST_DIR}/initramfs/vsocket.c
+  COMMENT "vsocket"
+  VERBATIM)
+add_custom_target(vsocket ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/vsocket)

@@ -3,7 +3,9 @@
 """Virtio devices of a stock Linux guest (the devices guest of scripts/guest-kernel -d): they are found on PCI, they work, and they go on
 working on the other host while the guest uses them."""
 import os
+import socket
 import sys
+import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ferry  # noqa: E402
@@ -59,17 +61,98 @@ def check_balloon(host, shell):
     return held
 
 
+def vsock_folder(host):
+    return os.path.dirname(host.control_socket("g"))
+
+
+def through_folder(folder, name, use):
+    """A unix socket's name is short: go through the folder's descriptor."""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(30)
+    fd = os.open(folder, os.O_PATH)
+    try:
+        use(s, f"/proc/self/fd/{fd}/{name}")
+    finally:
+        os.close(fd)
+    return s
+
+
+def to_guest(host, port):
+    s = through_folder(vsock_folder(host), "vsock.sock", lambda s, name: s.connect(name))
+    s.sendall(f"CONNECT {port}\n".encode())
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = s.recv(1)
+        if not byte:
+            return None
+        line += byte
+    assert line.startswith(b"OK "), line
+    return s
+
+
+def check_echo(host, size):
+    s = to_guest(host, 1234)
+    assert s, "the guest's echo server cannot be reached"
+    data = os.urandom(size)
+    got = bytearray()
+
+    def read():
+        while len(got) < size:
+            part = s.recv(65536)
+            if not part:
+                return
+            got.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    s.sendall(data)
+    reader.join(60)
+    assert bytes(got) == data, f"{len(got)} of {size} bytes came back"
+    return s
+
+
+def check_vsock(host, shell):
+    shell.run("{ vsocket echo 1234 > /tmp/echo 2>&1 & }")
+    ferry.wait_for("the echo server", 20, lambda: "listening" in shell.run("cat /tmp/echo"))
+    assert to_guest(host, 99) is None, "a port where nobody listens"
+    check_echo(host, 3 << 20).close()
+    check_echo(host, 10).close()
+    # The other way: the guest connects to a port of the host.
+    folder = vsock_folder(host)
+    server = through_folder(folder, "vsock.sock_5000", lambda s, name: (s.bind(name), s.listen()))
+    answer = []
+
+    def serve():
+        c, _ = server.accept()
+        got = b""
+        while part := c.recv(65536):
+            got += part
+        answer.append(len(got))
+        c.sendall(b"host has %d\n" % len(got))
+        c.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    out = shell.run("dd if=/dev/zero bs=1k count=500 2>/dev/null | vsocket send 5000", 60)
+    thread.join(30)
+    assert "host has 512000" in out, (out, answer)
+    server.close()
+    assert "vsocket:" in shell.run("vsocket send 5001 </dev/null")
+
+
 def check_moves(pair, shell):
     source, target = pair.alpha, pair.beta
-    shell.console.send(b"while :; do dd if=/dev/hwrng bs=1k count=32 2>/dev/null | md5sum; done\n")
+    held = check_echo(source, 1000)
+    shell.console.send(b"{ while [ ! -e /tmp/stop ]; do dd if=/dev/hwrng bs=1k count=32 2>/dev/null | md5sum; done & }\n")
     shell.console.expect(HASH, 30)
     for _ in range(4):
         source.vmctl("migrate", "g", target.name)
         shell.console = target.console("g", scrollback=False)
         shell.console.expect(b"(?s)" + HASH + b".*" + HASH, 30)
         source, target = target, source
-    shell.console.send(b"\x03")
-    shell.run("true")
+    shell.run("touch /tmp/stop")
+    assert held.recv(1) == b"", "a connection to the guest outlives its move"
+    check_echo(source, 100000).close()
     balloon(source, 128 * MIB)
     ferry.wait_for("the balloon works after the moves", 60, lambda: balloon(source)["actual"] == 128 * MIB)
     source.vmctl("migrate", "g", target.name)
@@ -83,7 +166,7 @@ def main():
     kernel, initrd = devices_guest()
     pair = ferry.Pair(build)
     try:
-        pair.alpha.vmctl("start", "g", "-k", kernel, "-r", initrd, "-m", "512M", "-p", "2", "--engine", "soft", "-a", "console=ttyS0 quiet")
+        pair.alpha.vmctl("start", "g", "-k", kernel, "-r", initrd, "-m", "512M", "-p", "2", "--engine", "soft", "--vsock", "-a", "console=ttyS0 quiet")
         console = pair.alpha.console("g")
         console.expect(b"devices ready", 120)
         shell = Shell(console)
@@ -91,6 +174,8 @@ def main():
         ferry.say("entropy device: works")
         held = check_balloon(pair.alpha, shell)
         ferry.say(f"balloon: 256 MiB and back; {held >> 20} MiB resident with it")
+        check_vsock(pair.alpha, shell)
+        ferry.say("socket device: both ways")
         check_moves(pair, shell)
         ferry.say("5 moves with the entropy device and the balloon in use")
         pair.check_one_runner()

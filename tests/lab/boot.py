@@ -6,6 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "integration"))
+from shell import Shell  # noqa: E402
 from sysguest import complaints, dialogue  # noqa: E402
 
 from lab import (Console, Failure, Lab, Ledger, at_work, build_argument, doctor, move, pair, power_off, run_checks,  # noqa: E402
@@ -123,7 +124,52 @@ def sysguest(lab):
         raise Failure(f"{len(found)} lines differ")
 
 
-CHECKS = [what_the_host_can, models, sysguest, one_vcpu, two_vcpus_and_reset, dirty_ring_and_every_feature]
+def disks(lab):
+    """A disk on KVM: contents, discard, and moves while the guest writes; what it wrote is in the file."""
+    images = "/var/lib/ferry/images"
+    lab.alpha.host.run(f"mkdir -p {images}; dd if=/dev/urandom of={images}/a.img bs=1M count=16; dd if=/dev/zero of={images}/b.img bs=1M count=4")
+    lab.alpha.vmctl(f"start d -m 192M -p 1 -k /guest/vmlinuz -r /guest/devices.gz -a 'console=ttyS0 quiet' -d {images}/a.img -d {images}/b.img,ro")
+    console = Console(lab.alpha, "d")
+    console.expect(b"devices ready", 240)
+    shell = Shell(console)
+
+    def both():
+        shell.run("echo 3 >/proc/sys/vm/drop_caches")
+        inside = shell.run("dd if=/dev/vda bs=1M 2>/dev/null | md5sum", 120).split()[0]
+        outside = lab.alpha.host.run(f"md5sum {images}/a.img").stdout.split()[0]
+        if inside != outside:
+            raise Failure(f"the guest reads {inside}, the file is {outside}")
+        return inside
+
+    seen = {both()}
+    source, target = lab.alpha, lab.second
+    for turn in range(2):
+        shell.console.send(b"(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); dd if=/dev/urandom of=/dev/vda bs=64k seek=$((i%%200)) count=3 "
+                           b"conv=notrunc,fsync 2>/tmp/err || { echo FAI''LED; cat /tmp/err; }; done; echo stop''ped%d $i) &\n" % turn)
+        shell.run("true")
+        move(source, target, "d", MOVE)
+        console.close()
+        shell.console = console = Console(target, "d")
+        shell.run("touch /tmp/stop", 120)
+        m = console.expect(rb"stopped%d (\d+)" % turn, 120)
+        shell.run("rm /tmp/stop")
+        say(f"{m.group(1).decode()} writes of 192 KiB around a move")
+        if b"FAILED" in console.text:
+            raise Failure(f"a write failed: {console.text[-600:]!r}")
+        seen.add(both())
+        source, target = target, source
+    if len(seen) != 3:
+        raise Failure("the guest wrote nothing")
+    if "OK" not in shell.run("blkdiscard -o 4194304 -l 4194304 /dev/vda && echo OK"):
+        raise Failure("discard")
+    both()
+    if "WRITTEN" in shell.run("dd if=/dev/zero of=/dev/vdb bs=4k count=1 conv=fsync && echo WRITTEN; true"):
+        raise Failure("a read-only disk was written")
+    console.close()
+    lab.alpha.vmctl("stop -f -w d")
+
+
+CHECKS = [what_the_host_can, models, sysguest, one_vcpu, two_vcpus_and_reset, dirty_ring_and_every_feature, disks]
 
 
 def main():

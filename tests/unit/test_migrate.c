@@ -235,18 +235,40 @@ static void slow_greeting_is_forgotten(void **state)
 {
     (void)state;
     struct fy_policy p;
-    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS, 0); /* three of these alone are over the budget */
+    fy_policy_init(&p, 50 * MS, 0, 1, 40 * MS, 0); /* one and a half of these alone are over the budget */
     assert_in_range(simulate(&p, 0.01, 1.0, 2048 * MIB, 1 * MS), 1, MIB);
     assert_in_range(p.rounds, 2, 8);
+}
+
+/* A round trip that is long for its path may be a busy moment: a few more rounds before the switch. */
+static void busy_moment_is_waited_for(void **state)
+{
+    (void)state;
+    struct fy_policy p;
+    struct fy_round first = {.bytes = 100 * MIB, .ns = 100 * MS};
+    struct fy_round slow = {.bytes = 100, .ns = 4 * MS, .wire_ns = 3 * MS};
+    struct fy_round quick = {.bytes = 100, .ns = 1 * MS, .wire_ns = MS / 4};
+    fy_policy_init(&p, 50 * MS, 0, 1, 10 * MS, 0);
+    p.calm_ns = MS / 2;
+    assert_int_equal(fy_policy_round(&p, &first), FY_DECIDE_ROUND);
+    assert_int_equal(fy_policy_round(&p, &slow), FY_DECIDE_ROUND);
+    assert_int_equal(fy_policy_round(&p, &quick), FY_DECIDE_SWITCH);
+    assert_in_range(p.round_trip_ns, 1, MS / 4);
+    fy_policy_init(&p, 50 * MS, 0, 1, 10 * MS, 0);
+    p.calm_ns = MS / 2;
+    enum fy_decision d = FY_DECIDE_ROUND;
+    for (int i = 0; i < 10 && d == FY_DECIDE_ROUND; i++)
+        d = fy_policy_round(&p, &slow);
+    assert_int_equal(d, FY_DECIDE_SWITCH);
 }
 
 static void impossible_budget_is_told(void **state)
 {
     (void)state;
     struct fy_policy p;
-    struct fy_round r = {.bytes = 100, .ns = 30 * MS, .left_bytes = 0};
+    struct fy_round r = {.bytes = 100, .ns = 40 * MS, .left_bytes = 0};
     enum fy_decision d = FY_DECIDE_ROUND;
-    fy_policy_init(&p, 50 * MS, 0, 1, 30 * MS, 0);
+    fy_policy_init(&p, 50 * MS, 0, 1, 40 * MS, 0);
     for (int i = 0; i < 200 && d == FY_DECIDE_ROUND; i++)
         d = fy_policy_round(&p, &r);
     assert_int_equal(d, FY_DECIDE_NEVER);
@@ -297,6 +319,7 @@ int main(void)
         cmocka_unit_test(busy_guest_switches_near_its_floor),
         cmocka_unit_test(hopeless_guest_misses_its_deadline),
         cmocka_unit_test(slow_greeting_is_forgotten),
+        cmocka_unit_test(busy_moment_is_waited_for),
         cmocka_unit_test(impossible_budget_is_told),
         cmocka_unit_test(progress_never_falls),
         cmocka_unit_test(tickets_differ_by_channel),
