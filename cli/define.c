@@ -50,7 +50,7 @@ static int take_field(const struct cli *c, struct fy_def *def, const char *key,
         bool list = f->label == PROTOBUF_C_LABEL_REPEATED;
         size_t given; /* how many, or the pointer to it */
         memcpy(&given, list ? member - f->offset + f->quantifier_offset : member, sizeof given);
-        if (!given || !strcmp(key, "disks")) /* these are taken as they were given */
+        if (!given || !strcmp(key, "disks") || !strcmp(key, "nets")) /* these are taken as they were given */
             return 0;
         return cli_fail(c, FY_EUNSUPPORTED, "%s cannot be kept in a definition", key);
     }
@@ -100,6 +100,8 @@ static int from_options(const struct cli *c, struct create *cr)
     }
     for (size_t i = 0; i < cr->s.op.n_disks && code == 0; i++)
         code = put(c, &cr->def, "disks", cr->s.disk_args[i]);
+    for (size_t i = 0; i < cr->s.op.n_nics && code == 0; i++)
+        code = put(c, &cr->def, "nets", cr->s.nic_args[i]);
     if (code == 0 && cr->s.kernel)
         code = put(c, &cr->def, "kernel", cr->s.kernel);
     if (code == 0 && cr->s.initrd)
@@ -182,8 +184,6 @@ static int make_definition(struct cli *c, struct create *cr)
         return cli_fail(c, FY_EUSAGE, "with -f FILE the settings are in the file (leave the options away)");
     if (cr->s.console || cr->s.op.paused || cr->s.op.here)
         return cli_fail(c, FY_EUSAGE, "--console, --paused and --here are for `vmctl start`");
-    if (cr->s.op.n_nics)
-        return cli_fail(c, FY_EUSAGE, "definitions have no network cards yet (give -n to `vmctl start` with -k)");
     int code = cr->file ? from_file(c, cr) : from_options(c, cr);
     if (code)
         return code;

@@ -5,8 +5,8 @@
 
 #include "cli/args.h"
 #include "cli/cli.h"
-#include "cli/net.h"
 #include "hv/base/hex.h"
+#include "hv/define/nic.h"
 
 struct listing {
     struct cli *c;
@@ -91,8 +91,8 @@ static void show_nics(const Ferry__ApiGuest *g)
     for (size_t i = 0; i < g->machine->n_nics; i++) {
         char mac[18], spec[1024], in[16], out[16];
         const Ferry__NicStatus *n = g->pid && i < g->n_nics ? g->nics[i] : NULL;
-        cli_mac_format(g->machine->nics[i], mac);
-        cli_nic_format(g->machine->nics[i], spec, sizeof spec);
+        fy_mac_format(g->machine->nics[i], mac);
+        fy_nic_format(g->machine->nics[i], spec, sizeof spec);
         printf("net%-2zu       %s  %s", i, mac, spec);
         if (n)
             printf(", link %s, received %s (%llu frames lost), sent %s (%llu lost)", n->link ? "up" : "down",

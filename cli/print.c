@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cli/cli.h"
-#include "cli/net.h"
 #include "hv/base/hex.h"
+#include "hv/define/nic.h"
 
 static void uuid_member(struct cli_json *j, const char *key, const ProtobufCBinaryData *id)
 {
@@ -23,8 +23,8 @@ static void nic_members(struct cli_json *j, const Ferry__ApiGuest *g)
     for (size_t i = 0; i < m->n_nics; i++) {
         char mac[18], id[16], spec[1024];
         snprintf(id, sizeof id, "net%u", (unsigned)i);
-        cli_mac_format(m->nics[i], mac);
-        cli_nic_format(m->nics[i], spec, sizeof spec);
+        fy_mac_format(m->nics[i], mac);
+        fy_nic_format(m->nics[i], spec, sizeof spec);
         cli_json_object(j, NULL);
         cli_json_string(j, "id", id);
         cli_json_string(j, "network", spec);

@@ -65,14 +65,15 @@ static int add_nic(struct cli *c, struct cli_start *s)
     char why[160];
     const char *spec = optarg;
     size_t i = s->op.n_nics;
-    if (!spec && optind < c->argc && cli_nic_is_spec(c->argv[optind]))
+    if (!spec && optind < c->argc && fy_nic_is_spec(c->argv[optind]))
         spec = c->argv[optind++];
-    if (i == CLI_NICS_MAX)
-        return cli_fail(c, FY_EUSAGE, "-n: a guest has at most %d network cards", CLI_NICS_MAX);
+    if (i == FY_DEF_NICS_MAX)
+        return cli_fail(c, FY_EUSAGE, "-n: a guest has at most %d network cards", FY_DEF_NICS_MAX);
     s->nic_list[i] = &s->nics[i].nic;
+    s->nic_args[i] = spec ? spec : "user";
     s->op.nics = s->nic_list;
     s->op.n_nics++;
-    if (cli_nic_parse(spec ? spec : "", &s->nics[i], why, sizeof why) < 0)
+    if (fy_nic_parse(spec ? spec : "", &s->nics[i], why, sizeof why) < 0)
         return cli_fail(c, FY_EUSAGE, "-n %s: %s", spec ? spec : "", why);
     return 0;
 }
@@ -201,7 +202,7 @@ void cli_start_free(struct cli_start *s)
         free(s->texts[i]);
     s->op.n_disks = 0;
     for (size_t i = 0; i < s->op.n_nics; i++)
-        cli_nic_free(&s->nics[i]);
+        fy_nic_free(&s->nics[i]);
     s->op.n_nics = 0;
 }
 

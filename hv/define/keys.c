@@ -27,7 +27,7 @@ static const struct fy_def_key keys[] = {
     {"no-rng", FY_DEF_BOOL, 0, 0, 0, NULL, "no_rng"},
     {"vsock", FY_DEF_NUMBER, 3, UINT32_MAX - 1, 0, NULL, "vsock_cid"},
     {"disks", FY_DEF_PATHS, 0, 0, 0, NULL, "disks"},
-    {"nets", FY_DEF_LIST, 0, 0, 0, NULL, "nets"},
+    {"nets", FY_DEF_LIST, 0, 0, 0, NULL, "nics"},
     {"autostart", FY_DEF_BOOL, 0, 0, 0, NULL, NULL},
     {"restart", FY_DEF_ENUM, 0, 0, 0, "no|on-crash", NULL},
 };

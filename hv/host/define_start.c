@@ -10,6 +10,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/define/disk.h"
+#include "hv/define/nic.h"
 #include "hv/host/define.h"
 #include "hv/host/define_start.h"
 
@@ -19,13 +20,13 @@ static const ProtobufCFieldDescriptor *field_of(const struct fy_def_key *k)
                     : NULL;
 }
 
-/* Whether put_field or fill_disks takes the value: a list goes into texts, or is read by its key's own
- * parser. */
+/* Whether put_field, fill_disks or fill_nics takes the value: a list goes into texts, or is read by its key's
+ * own parser. */
 static bool is_taken(const struct fy_def_key *k)
 {
     const ProtobufCFieldDescriptor *f = field_of(k);
     if (f && (k->type == FY_DEF_LIST || k->type == FY_DEF_PATHS))
-        return f->type == PROTOBUF_C_TYPE_STRING || !strcmp(k->name, "disks");
+        return f->type == PROTOBUF_C_TYPE_STRING || !strcmp(k->name, "disks") || !strcmp(k->name, "nets");
     return f != NULL;
 }
 
@@ -114,6 +115,33 @@ static int fill_disks(const struct fy_def *def, Ferry__ApiStart *op, struct disk
     return 0;
 }
 
+struct nics {
+    struct fy_nic nics[FY_DEF_NICS_MAX];
+    Ferry__Nic *list[FY_DEF_NICS_MAX];
+};
+
+static void free_nics(Ferry__ApiStart *op, struct nics *k)
+{
+    for (size_t i = 0; i < op->n_nics; i++)
+        fy_nic_free(&k->nics[i]);
+}
+
+static int fill_nics(const struct fy_def *def, Ferry__ApiStart *op, struct nics *k, struct fy_err *e)
+{
+    const struct fy_def_value *v = &def->values[fy_def_find("nets")];
+    char why[160];
+    if (v->count > FY_DEF_NICS_MAX)
+        return fy_fail(e, FY_EUSAGE, "a guest has at most %d network cards", FY_DEF_NICS_MAX);
+    op->nics = k->list;
+    while (op->n_nics < v->count) {
+        size_t n = op->n_nics++;
+        k->list[n] = &k->nics[n].nic;
+        if (fy_nic_parse(v->items[n], &k->nics[n], why, sizeof why) < 0)
+            return fy_fail(e, FY_EUSAGE, "nets: %s: %s", v->items[n], why);
+    }
+    return 0;
+}
+
 static int start(struct fyd_client *c, struct fyd_def *def, bool paused, bool here, struct fy_err *e)
 {
     int fds[2] = {-1, -1};
@@ -121,6 +149,7 @@ static int start(struct fyd_client *c, struct fyd_def *def, bool paused, bool he
     static const char *const files[] = {"kernel", "initrd"};
     Ferry__ApiStart op = FERRY__API_START__INIT;
     struct disks disks;
+    struct nics nics;
     if (fyd_def_may_start(c->d, def->def.name, here, e) < 0)
         return -1;
     for (size_t i = 0; i < 2; i++) {
@@ -135,8 +164,11 @@ static int start(struct fyd_client *c, struct fyd_def *def, bool paused, bool he
     op.here = here;
     int rc = fill_disks(&def->def, &op, &disks, e);
     if (rc == 0)
+        rc = fill_nics(&def->def, &op, &nics, e);
+    if (rc == 0)
         fyd_api_start(c, &op, fds, nfds);
     free_disks(&op, &disks);
+    free_nics(&op, &nics);
     fy_close(&fds[0]);
     fy_close(&fds[1]);
     return rc;

@@ -1,15 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/net.h"
+#include "hv/define/nic.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/args.h"
+/* A whole number within [min, max], after which there is nothing. */
+static int parse_number(const char *text, uint64_t min, uint64_t max, uint64_t *v)
+{
+    char *end;
+    errno = 0;
+    *v = strtoull(text, &end, 10);
+    return isdigit((unsigned char)*text) && !*end && !errno && *v >= min && *v <= max ? 0 : -1;
+}
 
-int cli_nic_is_spec(const char *word)
+/* "100M": bytes, powers of 1024, at most 1 TiB. */
+static int parse_size(const char *text, uint64_t *v)
+{
+    static const char units[] = "KMG";
+    char *end;
+    errno = 0;
+    *v = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (!isdigit((unsigned char)*text) || errno || (*end && (!unit || end[1])) || *v > UINT64_C(1) << 40)
+        return -1;
+    *v <<= unit ? 10 * (unit - units + 1) : 0;
+    return *v <= UINT64_C(1) << 40 ? 0 : -1;
+}
+
+int fy_nic_is_spec(const char *word)
 {
     return word && (!strcmp(word, "user") || !strncmp(word, "user,", 5) || !strncmp(word, "tap=", 4) ||
                     !strncmp(word, "bridge=", 7));
@@ -21,7 +43,7 @@ static int fail(char *why, size_t room, const char *what, const char *value)
     return -1;
 }
 
-static int parse_mac(const char *text, struct cli_nic *n)
+static int parse_mac(const char *text, struct fy_nic *n)
 {
     if (strlen(text) != 17)
         return -1;
@@ -41,20 +63,20 @@ static int parse_mac(const char *text, struct cli_nic *n)
 static int parse_port(const char *text, uint32_t *port)
 {
     uint64_t v;
-    if (cli_parse_number(text, 1, 65535, &v) < 0)
+    if (parse_number(text, 1, 65535, &v) < 0)
         return -1;
     *port = (uint32_t)v;
     return 0;
 }
 
 /* "tcp:2222:22", "tcp:127.0.0.1:8080:80", "udp:0.0.0.0:53:10.0.2.15:53" */
-static int parse_forward(char *text, struct cli_nic *n)
+static int parse_forward(char *text, struct fy_nic *n)
 {
     Ferry__NicForward *f = &n->forwards[n->nic.n_forwards];
     char *part[5], *save = NULL;
     unsigned count = 0, at = 1;
     struct in_addr a;
-    if (n->nic.n_forwards == CLI_FORWARDS_MAX)
+    if (n->nic.n_forwards == FY_NIC_FORWARDS_MAX)
         return -1;
     for (char *p = strtok_r(text, ":", &save); p; p = strtok_r(NULL, ":", &save)) {
         if (count == 5)
@@ -78,7 +100,7 @@ static int parse_forward(char *text, struct cli_nic *n)
     return 0;
 }
 
-static int parse_option(char *word, struct cli_nic *n, char *why, size_t room)
+static int parse_option(char *word, struct fy_nic *n, char *why, size_t room)
 {
     uint64_t v;
     if (!strncmp(word, "mac=", 4))
@@ -86,19 +108,19 @@ static int parse_option(char *word, struct cli_nic *n, char *why, size_t room)
                    ? fail(why, room, "mac is like 02:00:00:12:34:56 and no group's, not ", word + 4)
                    : 0;
     if (!strncmp(word, "rate=", 5)) {
-        if (cli_parse_size(word + 5, &n->nic.rate) < 0 || (n->nic.rate && n->nic.rate < 1024))
+        if (parse_size(word + 5, &n->nic.rate) < 0 || (n->nic.rate && n->nic.rate < 1024))
             return fail(why, room, "rate is bytes a second (write it like 100M, 1K at least), not ",
                         word + 5);
         return 0;
     }
     if (!strncmp(word, "mtu=", 4)) {
-        if (cli_parse_number(word + 4, 68, 65535, &v) < 0)
+        if (parse_number(word + 4, 68, 65535, &v) < 0)
             return fail(why, room, "mtu is 68 to 65535, not ", word + 4);
         n->nic.mtu = (uint32_t)v;
         return 0;
     }
     if (!strncmp(word, "queues=", 7)) {
-        if (cli_parse_number(word + 7, 1, strcmp(n->nic.kind, "user") != 0 ? 8 : 1, &v) < 0)
+        if (parse_number(word + 7, 1, strcmp(n->nic.kind, "user") != 0 ? 8 : 1, &v) < 0)
             return fail(why, room, "queues is 1 to 8 (a user network has one), not ", word + 7);
         n->nic.queues = (uint32_t)v;
         return 0;
@@ -114,7 +136,7 @@ static int parse_option(char *word, struct cli_nic *n, char *why, size_t room)
     return fail(why, room, "it has no option ", word);
 }
 
-int cli_nic_parse(const char *spec, struct cli_nic *n, char *why, size_t room)
+int fy_nic_parse(const char *spec, struct fy_nic *n, char *why, size_t room)
 {
     memset(n, 0, sizeof *n);
     ferry__nic__init(&n->nic);
@@ -138,13 +160,13 @@ int cli_nic_parse(const char *spec, struct cli_nic *n, char *why, size_t room)
     return 0;
 }
 
-void cli_nic_free(struct cli_nic *n)
+void fy_nic_free(struct fy_nic *n)
 {
     free(n->text);
     n->text = NULL;
 }
 
-void cli_mac_format(const Ferry__Nic *n, char out[18])
+void fy_mac_format(const Ferry__Nic *n, char out[18])
 {
     out[0] = 0;
     if (n->mac.len == 6)
@@ -152,7 +174,7 @@ void cli_mac_format(const Ferry__Nic *n, char out[18])
                  n->mac.data[3], n->mac.data[4], n->mac.data[5]);
 }
 
-void cli_nic_format(const Ferry__Nic *n, char *out, size_t room)
+void fy_nic_format(const Ferry__Nic *n, char *out, size_t room)
 {
     size_t at = (size_t)snprintf(out, room, "%s%s%s", n->kind, *n->name ? "=" : "", n->name);
     if (n->queues > 1 && at < room)
