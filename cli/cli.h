@@ -10,7 +10,7 @@
 #include "cli/out.h"
 #include "hv/base/err.h"
 #include "hv/define/disk.h"
-#include "hv/define/nic.h"
+#include "hv/define/net.h"
 #include "proto/api.pb-c.h"
 
 #define CLI_API_VERSION 1
@@ -85,7 +85,7 @@ struct cli_start {
     Ferry__Disk disks[FY_DEF_DISKS_MAX], *disk_list[FY_DEF_DISKS_MAX];
     const char *disk_args[FY_DEF_DISKS_MAX]; /* as they were given */
     char *texts[FY_DEF_DISKS_MAX];           /* owned: what disks points to */
-    struct fy_nic nics[FY_DEF_NICS_MAX];
+    struct fy_def_nic nics[FY_DEF_NICS_MAX];
     Ferry__Nic *nic_list[FY_DEF_NICS_MAX];
     const char *nic_args[FY_DEF_NICS_MAX];
 };

@@ -6,7 +6,7 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "hv/base/hex.h"
-#include "hv/define/nic.h"
+#include "hv/define/net.h"
 
 struct listing {
     struct cli *c;

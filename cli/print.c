@@ -5,7 +5,7 @@
 
 #include "cli/cli.h"
 #include "hv/base/hex.h"
-#include "hv/define/nic.h"
+#include "hv/define/net.h"
 
 static void uuid_member(struct cli_json *j, const char *key, const ProtobufCBinaryData *id)
 {

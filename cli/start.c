@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "hv/base/io.h"
 #include "hv/define/disk.h"
+#include "hv/define/net.h"
 
 enum {
     OPT_MODEL = 256,
@@ -46,19 +47,6 @@ const struct option cli_start_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static int add_disk(struct cli *c, struct cli_start *s)
-{
-    struct fy_err e;
-    size_t n = s->op.n_disks;
-    if (n == FY_DEF_DISKS_MAX)
-        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", FY_DEF_DISKS_MAX);
-    s->op.disks = s->disk_list;
-    s->disk_list[n] = &s->disks[n];
-    s->disk_args[n] = optarg;
-    s->op.n_disks++;
-    return fy_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
-}
-
 /* -n, its words in the same argument or in the next one. */
 static int add_nic(struct cli *c, struct cli_start *s)
 {
@@ -70,12 +58,25 @@ static int add_nic(struct cli *c, struct cli_start *s)
     if (i == FY_DEF_NICS_MAX)
         return cli_fail(c, FY_EUSAGE, "-n: a guest has at most %d network cards", FY_DEF_NICS_MAX);
     s->nic_list[i] = &s->nics[i].nic;
-    s->nic_args[i] = spec ? spec : "user";
     s->op.nics = s->nic_list;
     s->op.n_nics++;
     if (fy_nic_parse(spec ? spec : "", &s->nics[i], why, sizeof why) < 0)
         return cli_fail(c, FY_EUSAGE, "-n %s: %s", spec ? spec : "", why);
+    s->nic_args[i] = spec ? spec : "user";
     return 0;
+}
+
+static int add_disk(struct cli *c, struct cli_start *s)
+{
+    struct fy_err e;
+    size_t n = s->op.n_disks;
+    if (n == FY_DEF_DISKS_MAX)
+        return cli_fail(c, FY_EUSAGE, "a guest has at most %d disks", FY_DEF_DISKS_MAX);
+    s->op.disks = s->disk_list;
+    s->disk_list[n] = &s->disks[n];
+    s->disk_args[n] = optarg;
+    s->op.n_disks++;
+    return fy_parse_disk(optarg, &s->disks[n], &s->texts[n], &e) < 0 ? cli_fail(c, e.code, "%s", e.text) : 0;
 }
 
 int cli_start_option(struct cli *c, struct cli_start *s, int o)
@@ -106,8 +107,6 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
         break;
     case 'd':
         return add_disk(c, s);
-    case 'n':
-        return add_nic(c, s);
     case OPT_MODEL:
         s->op.cpu_model = optarg;
         break;
@@ -133,6 +132,8 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
             return cli_fail(c, FY_EUSAGE, "--vsock=%s: a guest's CID is 3 or more", optarg);
         s->op.vsock_cid = (uint32_t)v;
         break;
+    case 'n':
+        return add_nic(c, s);
     case OPT_NO_RNG:
         s->op.no_rng = true;
         break;
@@ -200,10 +201,9 @@ void cli_start_free(struct cli_start *s)
 {
     for (size_t i = 0; i < s->op.n_disks; i++)
         free(s->texts[i]);
-    s->op.n_disks = 0;
     for (size_t i = 0; i < s->op.n_nics; i++)
         fy_nic_free(&s->nics[i]);
-    s->op.n_nics = 0;
+    s->op.n_disks = s->op.n_nics = 0;
 }
 
 static int start(struct cli *c, struct cli_start *s)

@@ -104,10 +104,10 @@ int fy_op_tracker(struct fy_conn *c, const Ferry__Request *req, struct fy_answer
 int fy_op_icount(struct fy_conn *c, const Ferry__Request *req, struct fy_answer *a, struct fy_err *e);
 int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
 /* ops_devices.c */
-int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e);
-void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
 int fy_op_vsock_answer(struct fy_server *s, uint64_t id, const int *fds, int nfds, struct fy_answer *a,
                        struct fy_err *e);
+int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e);
+void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,
                   struct fy_err *e);

@@ -145,14 +145,14 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.limits = &limits;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
-    a.nics = g->nics;
-    a.n_nics = g->n_nics;
     const struct fyd_def *def = fyd_def_find(g->d, g->name);
     if (def) {
         a.defined = true;
         a.autostart = fyd_def_autostart(def);
         a.restart = (char *)(uintptr_t)fyd_def_restart(def);
     }
+    a.nics = g->nics;
+    a.n_nics = g->n_nics;
     r.kind_case = FERRY__API_REPLY__KIND_GUEST;
     r.guest = &a;
     r.last = last;

@@ -10,7 +10,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/define/disk.h"
-#include "hv/define/nic.h"
+#include "hv/define/net.h"
 #include "hv/host/define.h"
 #include "hv/host/define_start.h"
 
@@ -20,8 +20,8 @@ static const ProtobufCFieldDescriptor *field_of(const struct fy_def_key *k)
                     : NULL;
 }
 
-/* Whether put_field, fill_disks or fill_nics takes the value: a list goes into texts, or is read by its key's
- * own parser. */
+/* Whether put_field or fill_disks takes the value: a list goes into texts, or is read by its key's own
+ * parser. */
 static bool is_taken(const struct fy_def_key *k)
 {
     const ProtobufCFieldDescriptor *f = field_of(k);
@@ -116,7 +116,7 @@ static int fill_disks(const struct fy_def *def, Ferry__ApiStart *op, struct disk
 }
 
 struct nics {
-    struct fy_nic nics[FY_DEF_NICS_MAX];
+    struct fy_def_nic nics[FY_DEF_NICS_MAX];
     Ferry__Nic *list[FY_DEF_NICS_MAX];
 };
 
@@ -128,16 +128,16 @@ static void free_nics(Ferry__ApiStart *op, struct nics *k)
 
 static int fill_nics(const struct fy_def *def, Ferry__ApiStart *op, struct nics *k, struct fy_err *e)
 {
-    const struct fy_def_value *v = &def->values[fy_def_find("nets")];
     char why[160];
+    const struct fy_def_value *v = &def->values[fy_def_find("nets")];
     if (v->count > FY_DEF_NICS_MAX)
         return fy_fail(e, FY_EUSAGE, "a guest has at most %d network cards", FY_DEF_NICS_MAX);
     op->nics = k->list;
-    while (op->n_nics < v->count) {
-        size_t n = op->n_nics++;
-        k->list[n] = &k->nics[n].nic;
-        if (fy_nic_parse(v->items[n], &k->nics[n], why, sizeof why) < 0)
-            return fy_fail(e, FY_EUSAGE, "nets: %s: %s", v->items[n], why);
+    for (size_t i = 0; i < v->count; i++) {
+        k->list[i] = &k->nics[i].nic;
+        op->n_nics++;
+        if (fy_nic_parse(v->items[i], &k->nics[i], why, sizeof why) < 0)
+            return fy_fail(e, FY_EUSAGE, "network card %s: %s", v->items[i], why);
     }
     return 0;
 }

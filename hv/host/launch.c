@@ -226,12 +226,12 @@ static void on_process_end(int fd, unsigned ready, void *arg)
 
 static void on_event(void *arg, const Ferry__Event *ev)
 {
-    if (ev->nics)
-        fyd_guest_ask_status(arg);
     if (ev->vsock_id) {
         fyd_vsock_connect(arg, ev->vsock_port, ev->vsock_id);
         return;
     }
+    if (ev->nics)
+        fyd_guest_ask_status(arg);
     fyd_guest_hv_state(arg, ev->state, ev->report, ev->exit_status);
 }
 

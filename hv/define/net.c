@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "hv/define/nic.h"
+#include "hv/define/net.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -7,29 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A whole number within [min, max], after which there is nothing. */
-static int parse_number(const char *text, uint64_t min, uint64_t max, uint64_t *v)
-{
-    char *end;
-    errno = 0;
-    *v = strtoull(text, &end, 10);
-    return isdigit((unsigned char)*text) && !*end && !errno && *v >= min && *v <= max ? 0 : -1;
-}
-
-/* "100M": bytes, powers of 1024, at most 1 TiB. */
-static int parse_size(const char *text, uint64_t *v)
-{
-    static const char units[] = "KMG";
-    char *end;
-    errno = 0;
-    *v = strtoull(text, &end, 10);
-    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
-    if (!isdigit((unsigned char)*text) || errno || (*end && (!unit || end[1])) || *v > UINT64_C(1) << 40)
-        return -1;
-    *v <<= unit ? 10 * (unit - units + 1) : 0;
-    return *v <= UINT64_C(1) << 40 ? 0 : -1;
-}
 
 int fy_nic_is_spec(const char *word)
 {
@@ -43,7 +20,33 @@ static int fail(char *why, size_t room, const char *what, const char *value)
     return -1;
 }
 
-static int parse_mac(const char *text, struct fy_nic *n)
+static int number(const char *text, uint64_t least, uint64_t most, uint64_t *out)
+{
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end || errno || v < least || v > most)
+        return -1;
+    *out = v;
+    return 0;
+}
+
+/* Bytes: "100M". */
+static int size(const char *text, uint64_t *out)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+    if (!isdigit((unsigned char)*text) || errno || (*end && (!unit || end[1])) || v > UINT64_MAX >> shift)
+        return -1;
+    *out = v << shift;
+    return 0;
+}
+
+static int parse_mac(const char *text, struct fy_def_nic *n)
 {
     if (strlen(text) != 17)
         return -1;
@@ -63,20 +66,20 @@ static int parse_mac(const char *text, struct fy_nic *n)
 static int parse_port(const char *text, uint32_t *port)
 {
     uint64_t v;
-    if (parse_number(text, 1, 65535, &v) < 0)
+    if (number(text, 1, 65535, &v) < 0)
         return -1;
     *port = (uint32_t)v;
     return 0;
 }
 
 /* "tcp:2222:22", "tcp:127.0.0.1:8080:80", "udp:0.0.0.0:53:10.0.2.15:53" */
-static int parse_forward(char *text, struct fy_nic *n)
+static int parse_forward(char *text, struct fy_def_nic *n)
 {
     Ferry__NicForward *f = &n->forwards[n->nic.n_forwards];
     char *part[5], *save = NULL;
     unsigned count = 0, at = 1;
     struct in_addr a;
-    if (n->nic.n_forwards == FY_NIC_FORWARDS_MAX)
+    if (n->nic.n_forwards == FY_DEF_FORWARDS_MAX)
         return -1;
     for (char *p = strtok_r(text, ":", &save); p; p = strtok_r(NULL, ":", &save)) {
         if (count == 5)
@@ -100,7 +103,7 @@ static int parse_forward(char *text, struct fy_nic *n)
     return 0;
 }
 
-static int parse_option(char *word, struct fy_nic *n, char *why, size_t room)
+static int parse_option(char *word, struct fy_def_nic *n, char *why, size_t room)
 {
     uint64_t v;
     if (!strncmp(word, "mac=", 4))
@@ -108,19 +111,19 @@ static int parse_option(char *word, struct fy_nic *n, char *why, size_t room)
                    ? fail(why, room, "mac is like 02:00:00:12:34:56 and no group's, not ", word + 4)
                    : 0;
     if (!strncmp(word, "rate=", 5)) {
-        if (parse_size(word + 5, &n->nic.rate) < 0 || (n->nic.rate && n->nic.rate < 1024))
+        if (size(word + 5, &n->nic.rate) < 0 || (n->nic.rate && n->nic.rate < 1024))
             return fail(why, room, "rate is bytes a second (write it like 100M, 1K at least), not ",
                         word + 5);
         return 0;
     }
     if (!strncmp(word, "mtu=", 4)) {
-        if (parse_number(word + 4, 68, 65535, &v) < 0)
+        if (number(word + 4, 68, 65535, &v) < 0)
             return fail(why, room, "mtu is 68 to 65535, not ", word + 4);
         n->nic.mtu = (uint32_t)v;
         return 0;
     }
     if (!strncmp(word, "queues=", 7)) {
-        if (parse_number(word + 7, 1, strcmp(n->nic.kind, "user") != 0 ? 8 : 1, &v) < 0)
+        if (number(word + 7, 1, strcmp(n->nic.kind, "user") != 0 ? 8 : 1, &v) < 0)
             return fail(why, room, "queues is 1 to 8 (a user network has one), not ", word + 7);
         n->nic.queues = (uint32_t)v;
         return 0;
@@ -136,7 +139,7 @@ static int parse_option(char *word, struct fy_nic *n, char *why, size_t room)
     return fail(why, room, "it has no option ", word);
 }
 
-int fy_nic_parse(const char *spec, struct fy_nic *n, char *why, size_t room)
+int fy_nic_parse(const char *spec, struct fy_def_nic *n, char *why, size_t room)
 {
     memset(n, 0, sizeof *n);
     ferry__nic__init(&n->nic);
@@ -160,7 +163,7 @@ int fy_nic_parse(const char *spec, struct fy_nic *n, char *why, size_t room)
     return 0;
 }
 
-void fy_nic_free(struct fy_nic *n)
+void fy_nic_free(struct fy_def_nic *n)
 {
     free(n->text);
     n->text = NULL;
