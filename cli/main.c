@@ -8,7 +8,7 @@
 const struct cli_verb cli_verbs[] = {
     {"start", verb_start, "NAME [-k KERNEL] [options]", "start a guest, or one that is defined"},
     {"create", verb_create, "NAME [options] | -f FILE", "define a guest: keep what it is started with"},
-    {"set", verb_set, "NAME KEY=VALUE...", "change its definition"},
+    {"set", verb_set, "NAME KEY=VALUE... | --cpu-cap P ...", "change its definition, or its limits now"},
     {"delete", verb_delete, "NAME", "forget its definition"},
     {"export", verb_export, "NAME", "its definition as YAML"},
     {"status", verb_status, "[NAME]", "list guests"},

@@ -15,6 +15,7 @@
 enum {
     OPT_MODEL = 256,
     OPT_ENGINE,
+    OPT_FIRMWARE,
     OPT_PREALLOC,
     OPT_HUGE,
     OPT_DEBUG_EXIT,
@@ -34,6 +35,7 @@ const struct option cli_start_options[] = {
     {"append", required_argument, NULL, 'a'},
     {"disk", required_argument, NULL, 'd'},
     {"cpu-model", required_argument, NULL, OPT_MODEL},
+    {"firmware", required_argument, NULL, OPT_FIRMWARE},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"prealloc", no_argument, NULL, OPT_PREALLOC},
     {"hugepages", no_argument, NULL, OPT_HUGE},
@@ -104,6 +106,9 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
         break;
     case 'a':
         s->op.cmdline = optarg;
+        break;
+    case OPT_FIRMWARE:
+        s->op.firmware = optarg;
         break;
     case 'd':
         return add_disk(c, s);
@@ -215,14 +220,16 @@ static int start(struct cli *c, struct cli_start *s)
         if ((code = cli_start_option(c, s, o)) != 0)
             return code;
     }
-    if ((code = cli_operands(c, 1, "NAME [-k KERNEL] [options]")) != 0)
+    if ((code = cli_operands(c, 1, "NAME [-k KERNEL|--firmware bios|uefi|FILE] [options]")) != 0)
         return code;
     s->op.from_definition = is_bare(s);
-    if (!s->kernel && !s->op.from_definition)
-        return cli_fail(
-            c, FY_EUSAGE,
-            "no kernel is given (-k KERNEL: a PVH ELF image or a bzImage; settings of a definition "
-            "are changed by `vmctl set`)");
+    const char *firmware = *s->op.firmware ? s->op.firmware : NULL;
+    if (!s->kernel && !firmware && !s->op.from_definition)
+        return cli_fail(c, FY_EUSAGE,
+                        "nothing to boot is given (-k KERNEL: a PVH or Multiboot ELF image or a bzImage; or "
+                        "--firmware bios|uefi|FILE; settings of a definition are changed by `vmctl set`)");
+    if (firmware && (s->kernel || s->initrd || *s->op.cmdline))
+        return cli_fail(c, FY_EUSAGE, "--firmware boots from a disk: no -k, -r or -a goes with it");
     if (s->op.here && (code = confirm_here(c)) != 0)
         return code;
     int fds[2] = {-1, -1};
@@ -231,15 +238,13 @@ static int start(struct cli *c, struct cli_start *s)
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
     req.op_case = FERRY__API_REQUEST__OP_START;
     req.start = &s->op;
-    struct cli_request r = {.req = &req,
-                            .fds = fds,
-                            .nfds = (s->kernel != NULL) + (s->initrd != NULL),
-                            .on_reply = on_reply,
-                            .arg = c};
-    if (s->kernel)
-        code = open_image(c, s->kernel, &fds[0]);
+    struct cli_request r = {.req = &req, .fds = fds, .on_reply = on_reply, .arg = c};
+    s->op.has_firmware_file = firmware && strcmp(firmware, "bios") != 0 && strcmp(firmware, "uefi") != 0;
+    const char *first = s->kernel ? s->kernel : s->op.has_firmware_file ? firmware : NULL;
+    if (first)
+        code = open_image(c, first, &fds[r.nfds++]);
     if (code == 0 && s->initrd)
-        code = open_image(c, s->initrd, &fds[1]);
+        code = open_image(c, s->initrd, &fds[r.nfds++]);
     if (code == 0)
         code = cli_call(c, &r);
     fy_close(&fds[0]);

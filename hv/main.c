@@ -26,7 +26,22 @@
 #define CONFIG_MAX (1u << 20)
 #define ICOUNT_TSC_KHZ 1000000u
 
-enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, VSOCK, FD_COUNT, DISK };
+enum {
+    CONFIG,
+    CONTROL,
+    KVM,
+    MEM,
+    MEM_RO,
+    RUNLOG,
+    READY,
+    KERNEL,
+    INITRD,
+    VSOCK,
+    FIRMWARE,
+    NVRAM,
+    FD_COUNT,
+    DISK
+};
 
 struct options {
     int fd[FD_COUNT];
@@ -45,15 +60,15 @@ struct hv {
     uint32_t layers; /* of isolation */
 };
 
-static const char usage[] =
-    "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
-    "N --runlog-fd N --ready-fd N\n"
-    "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--vsock-fd N] [--nic-fd "
-    "CARD.QUEUE=N]... [--incoming] "
-    "[--paused]\n"
-    "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
-    "       ferry-hv --probe --kvm-fd N\n"
-    "ferryd starts this program; docs/spec/control.md describes it.\n";
+static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
+                            "N --runlog-fd N --ready-fd N\n"
+                            "                [--kernel-fd N] [--initrd-fd N] [--firmware-fd N] [--nvram-fd "
+                            "N] [--disk-fd N]... [--vsock-fd N] [--nic-fd "
+                            "CARD.QUEUE=N]... [--incoming] "
+                            "[--paused]\n"
+                            "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
+                            "       ferry-hv --probe --kvm-fd N\n"
+                            "ferryd starts this program; docs/spec/control.md describes it.\n";
 
 /* "CARD.QUEUE=N" */
 static int parse_nic(const char *text, struct options *o)
@@ -72,12 +87,16 @@ static int parse_nic(const char *text, struct options *o)
 static int parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL}, {"kvm-fd", 1, NULL, KVM},
-        {"mem-fd", 1, NULL, MEM},       {"mem-ro-fd", 1, NULL, MEM_RO},   {"runlog-fd", 1, NULL, RUNLOG},
-        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},   {"initrd-fd", 1, NULL, INITRD},
-        {"disk-fd", 1, NULL, DISK},     {"vsock-fd", 1, NULL, VSOCK},     {"incoming", 0, NULL, 'i'},
-        {"paused", 0, NULL, 'p'},       {"check", 0, NULL, 'c'},          {"probe", 0, NULL, 'q'},
-        {"version", 0, NULL, 'v'},      {"nic-fd", 1, NULL, 'n'},         {NULL, 0, NULL, 0},
+        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL},
+        {"kvm-fd", 1, NULL, KVM},       {"mem-fd", 1, NULL, MEM},
+        {"mem-ro-fd", 1, NULL, MEM_RO}, {"runlog-fd", 1, NULL, RUNLOG},
+        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},
+        {"initrd-fd", 1, NULL, INITRD}, {"firmware-fd", 1, NULL, FIRMWARE},
+        {"nvram-fd", 1, NULL, NVRAM},   {"disk-fd", 1, NULL, DISK},
+        {"vsock-fd", 1, NULL, VSOCK},   {"incoming", 0, NULL, 'i'},
+        {"paused", 0, NULL, 'p'},       {"check", 0, NULL, 'c'},
+        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},
+        {"nic-fd", 1, NULL, 'n'},       {NULL, 0, NULL, 0},
     };
     for (int i = 0; i < FD_COUNT; i++)
         o->fd[i] = -1;
@@ -325,6 +344,8 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .mem_ro_fd = o->fd[MEM_RO],
             .kernel_fd = o->fd[KERNEL],
             .initrd_fd = o->fd[INITRD],
+            .firmware_fd = o->fd[FIRMWARE],
+            .nvram_fd = o->fd[NVRAM],
             .runlog_fd = o->fd[RUNLOG],
             .nic_fds = o->nic_fds,
             .nic_lost = on_nic_lost,

@@ -18,6 +18,7 @@ static const struct fy_def_key keys[] = {
     {"kernel", FY_DEF_PATH, 0, 0, 0, NULL, NULL},
     {"initrd", FY_DEF_PATH, 0, 0, 0, NULL, NULL},
     {"append", FY_DEF_STRING, 0, 0, 0, NULL, "cmdline"},
+    {"firmware", FY_DEF_STRING, 0, 0, 0, NULL, "firmware"},
     {"cpu-model", FY_DEF_STRING, 0, 0, 0, NULL, "cpu_model"},
     {"engine", FY_DEF_STRING, 0, 0, 0, NULL, "engine"},
     {"prealloc", FY_DEF_BOOL, 0, 0, 0, NULL, "prealloc"},

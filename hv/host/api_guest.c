@@ -11,6 +11,7 @@
 #include "hv/host/define.h"
 #include "hv/host/disks.h"
 #include "hv/host/engine.h"
+#include "hv/host/firmware.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
 #include "proto/wire.h"
@@ -69,8 +70,12 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
                        "a letter or digit");
     if (fyd_def_may_start(d, op->name, op->here, e) < 0)
         return -1;
-    if (nfds != (op->has_initrd ? 2 : 1))
-        return fy_fail(e, FY_EUSAGE, "a kernel is needed (-k KERNEL)");
+    if (*op->firmware && op->has_initrd)
+        return fy_fail(e, FY_EUSAGE, "firmware boots from a disk: no kernel or initrd goes with it");
+    if (nfds != (*op->firmware ? op->has_firmware_file : op->has_initrd ? 2 : 1))
+        return fy_fail(e, FY_EUSAGE,
+                       *op->firmware ? "firmware boots from a disk: no kernel goes with it"
+                                     : "a kernel (-k KERNEL) or --firmware is needed");
     if (op->memory_bytes % (2u << 20) || op->memory_bytes > FY_MEMORY_MAX)
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
@@ -110,7 +115,8 @@ struct start {
     Ferry__Machine *machine; /* strings point into `op` */
     Ferry__CpuPolicy cpu;
     Ferry__ApiStart *op; /* owned */
-    int kernel, initrd;
+    int kernel, initrd, rom;
+    Ferry__Firmware firmware;
     int disks[FYD_DISKS_MAX];
     uint8_t uuid[FYD_ID_LEN];
     struct fyd_engine engine;
@@ -120,6 +126,7 @@ static void free_start(struct start *s)
 {
     fy_close(&s->kernel);
     fy_close(&s->initrd);
+    fy_close(&s->rom);
     fyd_disks_close(s->disks);
     if (s->op)
         ferry__api_start__free_unpacked(s->op, NULL);
@@ -139,6 +146,7 @@ static void start_recorded(void *arg, const struct fy_err *err)
         struct fyd_launch l = {.machine = s->machine,
                                .kernel_fd = s->kernel,
                                .initrd_fd = s->initrd,
+                               .firmware_fd = s->rom,
                                .disk_fds = s->disks,
                                .paused = s->op->paused};
         fyd_guest_launch(a->g, &l, started, a);
@@ -167,6 +175,7 @@ static void fill_machine(struct start *s)
     m->engine = s->engine.name;
     m->icount_ns = s->engine.icount_ns;
     m->icount_seed = s->engine.icount_seed;
+    m->firmware = s->rom >= 0 ? &s->firmware : NULL;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
     m->vsock_cid = op->vsock_cid;
@@ -209,20 +218,30 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         fyd_reply_error(c, &e);
         return;
     }
-    struct fyd_guest *old = fyd_guest_by_name(c->d, op->name);
-    if (old)
-        fyd_guest_remove(old);
     struct start *s = calloc(1, sizeof *s);
     if (!s) {
         fyd_reply_fail(c, FY_ERESOURCE, "no memory for the request");
         return;
     }
-    s->kernel = fds[0];
-    s->initrd = nfds > 1 ? fds[1] : -1;
+    s->kernel = s->initrd = s->rom = -1;
+    if (*op->firmware)
+        s->rom = fyd_firmware_open(op->firmware, nfds ? fds[0] : -1, &s->firmware, &e);
+    else {
+        s->kernel = fds[0];
+        s->initrd = nfds > 1 ? fds[1] : -1;
+    }
     for (int i = 0; i < nfds; i++)
         fds[i] = -1;
     for (unsigned i = 0; i < FYD_DISKS_MAX; i++)
         s->disks[i] = -1;
+    if (*op->firmware && s->rom < 0) {
+        fyd_reply_error(c, &e);
+        free_start(s);
+        return;
+    }
+    struct fyd_guest *old = fyd_guest_by_name(c->d, op->name);
+    if (old)
+        fyd_guest_remove(old);
     s->machine = calloc(1, sizeof *s->machine);
     s->op = copy_op(op);
     fy_uuid_new(s->uuid);

@@ -234,8 +234,8 @@ void fyd_copy(char *out, size_t room, const char *text);
 /* guests.c, launch.c */
 struct fyd_launch {
     const Ferry__Machine *machine;
-    int kernel_fd, initrd_fd; /* -1: none; stay the caller's */
-    const int *disk_fds;      /* of machine->disks, stay the caller's; NULL: none, or incoming */
+    int kernel_fd, initrd_fd, firmware_fd; /* -1: none; stay the caller's */
+    const int *disk_fds;                   /* of machine->disks, stay the caller's; NULL: none, or incoming */
     bool incoming, paused;
 };
 const char *fyd_gstate_name(enum fyd_gstate s);

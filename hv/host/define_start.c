@@ -13,6 +13,7 @@
 #include "hv/define/net.h"
 #include "hv/host/define.h"
 #include "hv/host/define_start.h"
+#include "hv/host/firmware.h"
 
 static const ProtobufCFieldDescriptor *field_of(const struct fy_def_key *k)
 {
@@ -72,6 +73,7 @@ void fyd_def_fill(const struct fy_def *def, Ferry__ApiStart *op)
     }
     op->name = (char *)(uintptr_t)def->name;
     op->has_initrd = fy_def_text(def, "initrd") != NULL;
+    op->has_firmware_file = *op->firmware && !fyd_firmware_known(op->firmware);
 }
 
 /* A regular file for reading, or -1. What is none could keep the daemon waiting. */
@@ -142,35 +144,48 @@ static int fill_nics(const struct fy_def *def, Ferry__ApiStart *op, struct nics 
     return 0;
 }
 
+/* Its kernel and initrd, or its firmware where that is a file. fds: 3, of which *nfds are filled, also on
+ * failure. */
+static int open_files(const struct fy_def *def, int *fds, int *nfds, struct fy_err *e)
+{
+    static const char *const files[] = {"kernel", "initrd", "firmware"};
+    for (size_t i = 0; i < 3; i++) {
+        const char *path = fy_def_text(def, files[i]);
+        if (!path || (i == 2 && fyd_firmware_known(path)))
+            continue;
+        if (i == 2 && path[0] != '/')
+            return fy_fail(e, FY_EUSAGE, "its firmware is bios, uefi or an absolute path, not %s", path);
+        if ((fds[*nfds] = open_file(files[i], path, e)) < 0)
+            return -1;
+        ++*nfds;
+    }
+    return 0;
+}
+
 static int start(struct fyd_client *c, struct fyd_def *def, bool paused, bool here, struct fy_err *e)
 {
-    int fds[2] = {-1, -1};
+    int fds[3] = {-1, -1, -1};
     int nfds = 0;
-    static const char *const files[] = {"kernel", "initrd"};
     Ferry__ApiStart op = FERRY__API_START__INIT;
     struct disks disks;
     struct nics nics;
     if (fyd_def_may_start(c->d, def->def.name, here, e) < 0)
         return -1;
-    for (size_t i = 0; i < 2; i++) {
-        const char *path = fy_def_text(&def->def, files[i]);
-        if (path && (fds[nfds++] = open_file(files[i], path, e)) < 0) {
-            fy_close(&fds[0]);
-            return -1;
-        }
+    int rc = open_files(&def->def, fds, &nfds, e);
+    if (rc == 0) {
+        fyd_def_fill(&def->def, &op);
+        op.paused = paused;
+        op.here = here;
+        rc = fill_disks(&def->def, &op, &disks, e);
+        if (rc == 0)
+            rc = fill_nics(&def->def, &op, &nics, e);
+        if (rc == 0)
+            fyd_api_start(c, &op, fds, nfds);
+        free_disks(&op, &disks);
+        free_nics(&op, &nics);
     }
-    fyd_def_fill(&def->def, &op);
-    op.paused = paused;
-    op.here = here;
-    int rc = fill_disks(&def->def, &op, &disks, e);
-    if (rc == 0)
-        rc = fill_nics(&def->def, &op, &nics, e);
-    if (rc == 0)
-        fyd_api_start(c, &op, fds, nfds);
-    free_disks(&op, &disks);
-    free_nics(&op, &nics);
-    fy_close(&fds[0]);
-    fy_close(&fds[1]);
+    for (int i = 0; i < 3; i++)
+        fy_close(&fds[i]);
     return rc;
 }
 
@@ -179,9 +194,10 @@ void fyd_api_start_defined(struct fyd_client *c, const Ferry__ApiStart *op)
     struct fyd_def *def = fyd_def_find(c->d, op->name);
     struct fy_err e;
     if (!def)
-        fyd_reply_fail(c, FY_EUSAGE,
-                       "no kernel is given (-k KERNEL), and it has no definition to start from (`vmctl "
-                       "create` makes one)");
+        fyd_reply_fail(
+            c, FY_EUSAGE,
+            "nothing to boot is given (-k KERNEL or --firmware), and it has no definition to start "
+            "from (`vmctl create` makes one)");
     else if (start(c, def, op->paused, op->here, &e) < 0)
         fyd_reply_error(c, &e);
 }

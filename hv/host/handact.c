@@ -31,7 +31,8 @@ void fyd_ho_spawn(struct fyd_ho *h)
         fyd_ho_feed(h, FY_HE_H_GONE);
         return;
     }
-    struct fyd_launch l = {.machine = h->machine, .kernel_fd = -1, .initrd_fd = -1, .incoming = true};
+    struct fyd_launch l = {
+        .machine = h->machine, .kernel_fd = -1, .initrd_fd = -1, .firmware_fd = -1, .incoming = true};
     fyd_guest_launch(h->guest, &l, spawned, h);
 }
 

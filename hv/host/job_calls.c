@@ -11,6 +11,7 @@
 #include "hv/base/log.h"
 #include "hv/host/console.h"
 #include "hv/host/disks.h"
+#include "hv/host/firmware.h"
 #include "hv/host/handjob.h"
 #include "hv/host/jobs.h"
 #include "hv/host/net.h"
@@ -305,7 +306,7 @@ static void create(struct fyd_job *j, const Ferry__CreateIncoming *op)
     if (j->kind != FERRY__JOB_KIND__JOB_RECEIVE || j->ho || !own_id(j, &op->handover_id) || !m ||
         m->uuid.len != FYD_ID_LEN || !fyd_name_ok(m->name) || m->memory_bytes == 0 ||
         m->memory_bytes > FY_MEMORY_MAX || m->memory_bytes % (2u << 20) || m->vcpus == 0 ||
-        m->vcpus > FY_VCPUS_MAX) {
+        m->vcpus > FY_VCPUS_MAX || !fyd_memory_file_bytes(m)) {
         refuse(j, FY_ECORRUPT,
                "the peer describes a guest that cannot be (name, UUID, memory size or vCPU count)");
         return;

@@ -15,6 +15,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/firmware.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
 #include "hv/host/spawn.h"
@@ -71,7 +72,7 @@ static int make_memory(const Ferry__Machine *m, struct kit *k, struct fy_err *e)
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (m->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     snprintf(name, sizeof name, "ferry:%s", m->name);
     int fd = kit_add(k, "--mem-fd", memfd_create(name, flags), true);
-    if (fd < 0 || ftruncate(fd, (off_t)m->memory_bytes) < 0 ||
+    if (fd < 0 || ftruncate(fd, (off_t)fyd_memory_file_bytes(m)) < 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot make %llu MiB of guest memory%s",
                              (unsigned long long)(m->memory_bytes >> 20),
@@ -162,6 +163,11 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         return -1;
     for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
         kit_add(k, "--disk-fd", l->disk_fds[i], false);
+    if (l->firmware_fd >= 0)
+        kit_add(k, "--firmware-fd", l->firmware_fd, false);
+    if (l->machine->firmware && l->machine->firmware->nvram_bytes &&
+        kit_add(k, "--nvram-fd", fyd_nvram_open(g->d, l->machine, l->incoming, e), true) < 0)
+        return -1;
     if (l->machine->vsock_cid && kit_add(k, "--vsock-fd", fyd_vsock_listen(g, e), true) < 0)
         return -1;
     int pair[2];

@@ -43,6 +43,7 @@ struct fy_machine {
     struct fy_gate *gate; /* what goes out of the machine passes it */
     struct fy_loop *loop;
     int kernel_fd, initrd_fd;
+    int nvram_fd; /* the caller's; -1: none */
     int runlog_fd;
     uint8_t run_id[16];
     void *arg;

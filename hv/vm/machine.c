@@ -12,6 +12,7 @@
 #include "hv/base/log.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+#include "hv/vm/firmware.h"
 #include "hv/vm/internal.h"
 #include "proto/wire.h"
 
@@ -36,6 +37,8 @@ static bool expects(const Ferry__Machine *d, const char *id)
         const char *id;
         bool here;
     } all[] = {
+        {"fwcfg", d->firmware != NULL},
+        {"nvram", d->firmware && d->firmware->nvram_bytes},
         {"console", true},
         {"serial0", true},
         {"rtc", true},
@@ -109,6 +112,8 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
         fy_reason_add(&why, FY_EREFUSED, "a seed without icount");
     if (fy_machine_is_soft(d) && d->dirty_ring)
         fy_reason_add(&why, FY_EREFUSED, "a dirty ring is KVM's: the software engine has none");
+    if (d->firmware)
+        fy_firmware_check(d, &why);
     check_devices(d, &why);
     fy_nics_check(d, &why);
     if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
@@ -213,7 +218,7 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
             return -1;
     }
     m->bus = fy_bus_new(e);
-    if (!m->bus)
+    if (!m->bus || fy_firmware_map(m, e) < 0)
         return -1;
     struct fy_engine_config ec = {
         .gmem = m->gmem,
@@ -233,7 +238,7 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
     if (fy_machine_make_chips(m, e) < 0 || agree_devices(m, e) < 0 || record_msrs(m, e) < 0)
         return -1;
     m->logdirty = fy_logdirty_new(m->gmem, m->engine->ops->dirty, m->engine, e);
-    if (!m->logdirty)
+    if (!m->logdirty || (d->firmware && !c->incoming && fy_firmware_load(m, c->firmware_fd, e) < 0))
         return -1;
     return fy_machine_start_threads(m, e);
 }
@@ -261,6 +266,7 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     pthread_cond_init(&m->parked, NULL);
     m->kernel_fd = c->kernel_fd;
     m->initrd_fd = c->initrd_fd;
+    m->nvram_fd = c->nvram_fd;
     m->runlog_fd = c->runlog_fd;
     memcpy(m->run_id, c->run_id, sizeof m->run_id);
     m->loop = c->loop;
@@ -277,7 +283,8 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     if (!m->desc)
         fy_fail(e, FY_ERESOURCE, "no memory for a machine");
     else
-        m->gmem = fy_gmem_open(c->mem_fd, c->mem_ro_fd, m->desc->memory_bytes, m->desc->hugepages, e);
+        m->gmem = fy_gmem_open_area(c->mem_fd, c->mem_ro_fd, m->desc->memory_bytes, fy_firmware_area(m->desc),
+                                    m->desc->hugepages, e);
     if (!m->desc) {
         fy_close(&fds[0]);
         fy_close(&fds[1]);

@@ -30,6 +30,8 @@ struct fy_machine_config {
     int kvm_fd;                 /* the caller's */
     int mem_fd, mem_ro_fd;      /* taken over, also on failure */
     int kernel_fd, initrd_fd;   /* taken over, also on failure; -1: none */
+    int firmware_fd;            /* the caller's; -1: none, or the machine is incoming */
+    int nvram_fd;               /* the caller's, read and written for the machine's life; -1: none */
     int runlog_fd;              /* the caller's; -1: none */
     /* What the cards are joined to, by card and queue pair: FY_NICS_MAX rows, taken over, also on failure;
      * -1: none. NULL: all -1. */

@@ -12,8 +12,8 @@
 
 #include <cmocka.h>
 
-#include "hv/define/disk.h"
 #include "hv/base/io.h"
+#include "hv/define/disk.h"
 #include "hv/host/disks.h"
 
 static char folder[] = "/tmp/ferry-disks-XXXXXX";
