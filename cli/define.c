@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/args.h"
 #include "cli/cli.h"
 #include "cli/limit.h"
 #include "hv/base/io.h"
@@ -269,6 +270,30 @@ static char *absolute(struct cli *c, char *text, int *code)
 static int set_definition(struct cli *c);
 
 /* Options act on a guest that runs, assignments on its definition. */
+/* "net0.rate=10M": of the guest that runs, now; is it such? */
+static bool is_rate(const char *word)
+{
+    size_t digits = strncmp(word, "net", 3) == 0 ? strspn(word + 3, "0123456789") : 0;
+    return digits && !strncmp(word + 3 + digits, ".rate=", 6);
+}
+
+static int set_rate(struct cli *c, const char *word)
+{
+    char nic[16];
+    const char *value = strchr(word, '=') + 1;
+    Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
+    Ferry__ApiNicRate op = FERRY__API_NIC_RATE__INIT;
+    if (strcmp(value, "off") != 0 && cli_parse_size(value, &op.rate) < 0)
+        return cli_fail(c, FY_EUSAGE, "%s: bytes a second (write it like 100M), off for no limit", word);
+    snprintf(nic, sizeof nic, "%.*s", (int)strcspn(word, "."), word);
+    op.name = (char *)(uintptr_t)c->name;
+    op.nic = nic;
+    req.op_case = FERRY__API_REQUEST__OP_NIC_RATE;
+    req.nic_rate = &op;
+    struct cli_request r = {.req = &req};
+    return cli_call(c, &r);
+}
+
 int verb_set(struct cli *c)
 {
     struct cli_limit live = CLI_LIMIT_INIT;
@@ -280,11 +305,16 @@ int verb_set(struct cli *c)
         now = true;
     }
     if (c->argc - optind < (now ? 1 : 2))
-        return cli_operands(c, 2,
-                            "NAME KEY=VALUE... | NAME --cpu-weight|--cpu-cap|--cpus|--io-weight|"
-                            "--memory-limit|--memory VALUE...");
+        return cli_operands(
+            c, 2,
+            "NAME KEY=VALUE... | NAME net0.rate=RATE | NAME --cpu-weight|--cpu-cap|--cpus|--io-weight|"
+            "--memory-limit|--memory VALUE...");
     c->name = c->argv[optind++];
-    if (now && (code = cli_limit_send(c, &live)) != 0)
+    while (code == 0 && optind < c->argc && is_rate(c->argv[optind]))
+        code = set_rate(c, c->argv[optind++]);
+    if (code == 0 && now)
+        code = cli_limit_send(c, &live);
+    if (code)
         return code;
     return optind < c->argc ? set_definition(c) : 0;
 }

@@ -12,7 +12,6 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ferry  # noqa: E402
-import hv  # noqa: E402
 from shell import Shell, devices_guest  # noqa: E402
 from wire import Wire, run  # noqa: E402
 
@@ -157,13 +156,13 @@ def check_user(pair):
         ferry.wait_for("the link", 30, lambda: host.guest("u")["nics"][0]["link"])
         assert run(*fetch).stdout.strip() == sum_there
         # A limit while it runs: 1 MiB at 256 KiB/s, less the burst of 64 KiB.
-        control = hv.Control(host.control_socket("u"))
-        control.call("nic", hv.field(1, b"net0") + hv.field(3, 1) + hv.field(4, 256 << 10))
+        assert host.vmctl("set", "u", "net0.rate=1", check=False).returncode == 2
+        assert host.vmctl("set", "u", "net1.rate=1M", check=False).returncode == 3
+        host.vmctl("set", "u", "net0.rate=256K")
         begin = time.monotonic()
         assert run(*fetch).stdout.strip() == sum_there
         slow = time.monotonic() - begin
         assert slow > 3.0, f"1 MiB at 256 KiB/s took {slow:.2f} s"
-        control.sock.close()
         counted = host.guest("u")["nics"][0]
         assert counted["rx_bytes"] > 2 * MIB and counted["tx_bytes"] > 3 * MIB and counted["rate"] == 256 << 10, counted
         host.vmctl("stop", "u", "-f")
@@ -320,6 +319,22 @@ def check_refusals(pair):
     ferry.say("what cannot be joined is refused, at the start and at a move")
 
 
+def check_definition(pair):
+    """A definition keeps the words of -n."""
+    kernel, initrd = devices_guest()
+    host = pair.alpha
+    host.vmctl("create", "d", "-k", kernel, "-r", initrd, "--engine", ENGINE, "-n", "-n", "user,mac=02:00:00:00:00:09")
+    exported = host.vmctl("export", "d").stdout
+    assert "user,mac=02:00:00:00:00:09" in exported, exported
+    host.vmctl("start", "d")
+    nics = host.guest("d")["nics"]
+    assert [n["network"] for n in nics] == ["user", "user"] and nics[1]["mac"] == "02:00:00:00:00:09", nics
+    assert len(processes(host, "ferry-net")) == 2
+    host.vmctl("stop", "d", "-f")
+    host.vmctl("delete", "d")
+    ferry.say("a definition with two networks")
+
+
 def check_user_move(pair):
     """Forwards follow the guest; on one machine the port is free only once the source has let go."""
     port = ferry.free_port()
@@ -348,6 +363,7 @@ def main():
             wire = Wire(pair)
             check_refusals(pair)
         check_user(pair)
+        check_definition(pair)
         check_user_move(pair)
         if wire:
             check_bridge(pair, wire)
