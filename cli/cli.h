@@ -9,6 +9,8 @@
 
 #include "cli/out.h"
 #include "hv/base/err.h"
+#include "hv/define/disk.h"
+#include "hv/define/net.h"
 #include "proto/api.pb-c.h"
 
 #define CLI_API_VERSION 1
@@ -75,6 +77,28 @@ int cli_console(struct cli *c, const char *name);
 /* A finished move for people. */
 void cli_print_report(const Ferry__ApiJobInfo *job);
 
+/* Options of `start`, which `create` has too. */
+struct cli_start {
+    Ferry__ApiStart op;
+    const char *kernel, *initrd;
+    bool console;
+    Ferry__Disk disks[FY_DEF_DISKS_MAX], *disk_list[FY_DEF_DISKS_MAX];
+    const char *disk_args[FY_DEF_DISKS_MAX]; /* as they were given */
+    char *texts[FY_DEF_DISKS_MAX];           /* owned: what disks points to */
+    struct fy_def_nic nics[FY_DEF_NICS_MAX];
+    Ferry__Nic *nic_list[FY_DEF_NICS_MAX];
+    const char *nic_args[FY_DEF_NICS_MAX];
+};
+#define CLI_START_LETTERS "cm:p:k:r:a:d:n::"
+extern const struct option cli_start_options[];
+/* Take one of them: 0, or a code (told). */
+int cli_start_option(struct cli *c, struct cli_start *s, int o);
+/* Free what the options allocated. */
+void cli_start_free(struct cli_start *s);
+
+/* {"schema":1,"name":…,"done":…} with --json: verbs without data of their own say that they were done. */
+void cli_done_json(struct cli *c, const char *done);
+
 int verb_start(struct cli *c);
 int verb_status(struct cli *c);
 int verb_show(struct cli *c);
@@ -88,6 +112,12 @@ int verb_dirty_rate(struct cli *c);
 int verb_migrate(struct cli *c);
 int verb_job(struct cli *c);
 int verb_host(struct cli *c);
+int verb_create(struct cli *c);
+int verb_set(struct cli *c);
+int verb_delete(struct cli *c);
+int verb_export(struct cli *c);
+int verb_logs(struct cli *c);
+int verb_image(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_version(struct cli *c);
 int verb_watch(struct cli *c);

@@ -6,6 +6,7 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "hv/base/hex.h"
+#include "hv/define/net.h"
 
 struct listing {
     struct cli *c;
@@ -85,6 +86,22 @@ int verb_status(struct cli *c)
     return code;
 }
 
+static void show_nics(const Ferry__ApiGuest *g)
+{
+    for (size_t i = 0; i < g->machine->n_nics; i++) {
+        char mac[18], spec[1024], in[16], out[16];
+        const Ferry__NicStatus *n = g->pid && i < g->n_nics ? g->nics[i] : NULL;
+        fy_mac_format(g->machine->nics[i], mac);
+        fy_nic_format(g->machine->nics[i], spec, sizeof spec);
+        printf("net%-2zu       %s  %s", i, mac, spec);
+        if (n)
+            printf(", link %s, received %s (%llu frames lost), sent %s (%llu lost)", n->link ? "up" : "down",
+                   cli_size(n->rx_bytes, in), (unsigned long long)n->rx_dropped, cli_size(n->tx_bytes, out),
+                   (unsigned long long)n->tx_dropped);
+        putchar('\n');
+    }
+}
+
 static void show_text(const Ferry__ApiGuest *g)
 {
     char a[24], b[24], size[16], resident[16], uuid[FY_UUID_TEXT] = "";
@@ -106,6 +123,7 @@ static void show_text(const Ferry__ApiGuest *g)
                    m->disks[i]->read_only ? ", read-only" : "", m->disks[i]->cache);
         if (*m->cmdline)
             printf("cmdline     %s\n", m->cmdline);
+        show_nics(g);
     }
     if (*g->isolation)
         printf("isolation   %s\n", g->isolation);
@@ -119,6 +137,8 @@ static void show_text(const Ferry__ApiGuest *g)
         printf("moved to    %s\n", g->moved_to);
     if (*g->report)
         printf("report      %s\n", g->report);
+    if (g->defined)
+        printf("defined     autostart %s, restart %s\n", g->autostart ? "yes" : "no", g->restart);
     if (*g->warning)
         printf("warning     %s\n", g->warning);
 }
@@ -147,8 +167,7 @@ static int name_only(struct cli *c)
     return cli_operands(c, 1, "NAME");
 }
 
-/* {"schema":1,"name":…,"state":…}: verbs without data of their own say that they were done. */
-static void done_json(struct cli *c, const char *done)
+void cli_done_json(struct cli *c, const char *done)
 {
     if (!c->json)
         return;
@@ -185,7 +204,7 @@ static int plain(struct cli *c, Ferry__ApiRequest__OpCase op, const char *done)
     struct cli_request r = {.req = &req};
     code = cli_call(c, &r);
     if (code == 0)
-        done_json(c, done);
+        cli_done_json(c, done);
     return code;
 }
 
@@ -225,7 +244,7 @@ int verb_stop(struct cli *c)
     struct cli_request r = {.req = &req};
     code = cli_call(c, &r);
     if (code == 0)
-        done_json(c, "stop");
+        cli_done_json(c, "stop");
     return code;
 }
 

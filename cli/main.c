@@ -6,7 +6,11 @@
 #include "cli/cli.h"
 
 const struct cli_verb cli_verbs[] = {
-    {"start", verb_start, "NAME -k KERNEL [options]", "start a guest"},
+    {"start", verb_start, "NAME [-k KERNEL] [options]", "start a guest, or one that is defined"},
+    {"create", verb_create, "NAME [options] | -f FILE", "define a guest: keep what it is started with"},
+    {"set", verb_set, "NAME KEY=VALUE... | --cpu-cap P ...", "change its definition, or its limits now"},
+    {"delete", verb_delete, "NAME", "forget its definition"},
+    {"export", verb_export, "NAME", "its definition as YAML"},
     {"status", verb_status, "[NAME]", "list guests"},
     {"show", verb_show, "NAME", "everything about one guest"},
     {"console", verb_console, "NAME", "attach to its serial console (detach with ^])"},
@@ -16,9 +20,11 @@ const struct cli_verb cli_verbs[] = {
     {"reset", verb_reset, "NAME", "press its reset button"},
     {"wait", verb_wait, "NAME", "wait until it has ended"},
     {"dirty-rate", verb_dirty_rate, "NAME [--interval T]", "how fast it writes memory"},
+    {"logs", verb_logs, "NAME [-f] [--previous]", "what its hypervisor logged"},
     {"migrate", verb_migrate, "NAME HOST [options]", "move it to another host while it runs"},
     {"job", verb_job, "list|show|wait|cancel|set|resolve", "moves under way and past"},
     {"host", verb_host, "init|invite|join|list|remove", "this host and those it trusts"},
+    {"image", verb_image, "create|seed", "make a disk to boot from, or one with settings"},
     {"doctor", verb_doctor, "", "what this host can and cannot do, and why"},
     {"top", verb_top, "[--interval T] [--count N]", "what guests use: CPU, memory, disks, networks"},
     {"watch", verb_watch, "", "every change as it happens"},

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The daemon's objects as JSON members and for people. Names of members are stable (vmctl(1), "JSON"). */
+#include <stdio.h>
 #include <string.h>
 
 #include "cli/cli.h"
 #include "hv/base/hex.h"
+#include "hv/define/net.h"
 
 static void uuid_member(struct cli_json *j, const char *key, const ProtobufCBinaryData *id)
 {
@@ -12,6 +14,35 @@ static void uuid_member(struct cli_json *j, const char *key, const ProtobufCBina
         return;
     fy_uuid_format(id->data, text);
     cli_json_string(j, key, text);
+}
+
+static void nic_members(struct cli_json *j, const Ferry__ApiGuest *g)
+{
+    const Ferry__Machine *m = g->machine;
+    cli_json_array(j, "nics");
+    for (size_t i = 0; i < m->n_nics; i++) {
+        char mac[18], id[16], spec[1024];
+        snprintf(id, sizeof id, "net%u", (unsigned)i);
+        fy_mac_format(m->nics[i], mac);
+        fy_nic_format(m->nics[i], spec, sizeof spec);
+        cli_json_object(j, NULL);
+        cli_json_string(j, "id", id);
+        cli_json_string(j, "network", spec);
+        cli_json_string(j, "mac", mac);
+        if (g->pid && i < g->n_nics) {
+            const Ferry__NicStatus *n = g->nics[i];
+            cli_json_bool(j, "link", n->link);
+            cli_json_u64(j, "rate", n->rate);
+            cli_json_u64(j, "rx_frames", n->rx_frames);
+            cli_json_u64(j, "rx_bytes", n->rx_bytes);
+            cli_json_u64(j, "rx_dropped", n->rx_dropped);
+            cli_json_u64(j, "tx_frames", n->tx_frames);
+            cli_json_u64(j, "tx_bytes", n->tx_bytes);
+            cli_json_u64(j, "tx_dropped", n->tx_dropped);
+        }
+        cli_json_close(j, '}');
+    }
+    cli_json_close(j, ']');
 }
 
 static void disk_members(struct cli_json *j, const Ferry__Disk *k)
@@ -60,6 +91,8 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_bool(j, "debug_exit", m->debug_exit);
         cli_json_u64(j, "dirty_ring", m->dirty_ring);
         cli_json_string(j, "cmdline", m->cmdline);
+        if (m->n_nics)
+            nic_members(j, g);
         cli_json_array(j, "disks");
         for (size_t i = 0; i < m->n_disks; i++)
             disk_members(j, m->disks[i]);
@@ -80,6 +113,11 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_string(j, "moved_to", g->moved_to);
     if (*g->warning)
         cli_json_string(j, "warning", g->warning);
+    cli_json_bool(j, "defined", g->defined);
+    if (g->defined) {
+        cli_json_bool(j, "autostart", g->autostart);
+        cli_json_string(j, "restart", g->restart);
+    }
 }
 
 void cli_host_members(struct cli_json *j, const Ferry__ApiHost *h)

@@ -18,6 +18,7 @@
 #include "hv/control/server.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+#include "hv/dev/platform.h"
 #include "hv/dev/virtio_vsock.h"
 #include "hv/sandbox/sandbox.h"
 #include "hv/vm/life.h"
@@ -25,10 +26,26 @@
 #define CONFIG_MAX (1u << 20)
 #define ICOUNT_TSC_KHZ 1000000u
 
-enum { CONFIG, CONTROL, KVM, MEM, MEM_RO, RUNLOG, READY, KERNEL, INITRD, VSOCK, FD_COUNT, DISK };
+enum {
+    CONFIG,
+    CONTROL,
+    KVM,
+    MEM,
+    MEM_RO,
+    RUNLOG,
+    READY,
+    KERNEL,
+    INITRD,
+    VSOCK,
+    FIRMWARE,
+    NVRAM,
+    FD_COUNT,
+    DISK
+};
 
 struct options {
     int fd[FD_COUNT];
+    int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX];
     int disk_fds[FY_DISKS_LIMIT];
     unsigned disk_count;
     bool incoming, paused, check, probe;
@@ -45,35 +62,45 @@ struct hv {
 
 static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
                             "N --runlog-fd N --ready-fd N\n"
-                            "                [--kernel-fd N] [--initrd-fd N] [--disk-fd N]... [--vsock-fd N] "
-                            "[--incoming] [--paused]\n"
+                            "                [--kernel-fd N] [--initrd-fd N] [--firmware-fd N] [--nvram-fd "
+                            "N] [--disk-fd N]... [--vsock-fd N] [--nic-fd "
+                            "CARD.QUEUE=N]... [--incoming] "
+                            "[--paused]\n"
                             "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
                             "       ferry-hv --probe --kvm-fd N\n"
                             "ferryd starts this program; docs/spec/control.md describes it.\n";
 
+/* "CARD.QUEUE=N" */
+static int parse_nic(const char *text, struct options *o)
+{
+    char *end;
+    unsigned long card = strtoul(text, &end, 10);
+    unsigned long queue = *end == '.' ? strtoul(end + 1, &end, 10) : FY_NET_PAIRS_MAX;
+    unsigned long fd = *end == '=' ? strtoul(end + 1, &end, 10) : 0;
+    if (*end || card >= FY_NICS_MAX || queue >= FY_NET_PAIRS_MAX || fd < 3 || fd > 1 << 20)
+        return -1;
+    o->nic_fds[card][queue] = (int)fd;
+    fy_set_cloexec((int)fd, true);
+    return 0;
+}
+
 static int parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"config-fd", 1, NULL, CONFIG},
-        {"control-fd", 1, NULL, CONTROL},
-        {"kvm-fd", 1, NULL, KVM},
-        {"mem-fd", 1, NULL, MEM},
-        {"mem-ro-fd", 1, NULL, MEM_RO},
-        {"runlog-fd", 1, NULL, RUNLOG},
-        {"ready-fd", 1, NULL, READY},
-        {"kernel-fd", 1, NULL, KERNEL},
-        {"initrd-fd", 1, NULL, INITRD},
-        {"disk-fd", 1, NULL, DISK},
-        {"vsock-fd", 1, NULL, VSOCK},
-        {"incoming", 0, NULL, 'i'},
-        {"paused", 0, NULL, 'p'},
-        {"check", 0, NULL, 'c'},
-        {"probe", 0, NULL, 'q'},
-        {"version", 0, NULL, 'v'},
-        {NULL, 0, NULL, 0},
+        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL},
+        {"kvm-fd", 1, NULL, KVM},       {"mem-fd", 1, NULL, MEM},
+        {"mem-ro-fd", 1, NULL, MEM_RO}, {"runlog-fd", 1, NULL, RUNLOG},
+        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},
+        {"initrd-fd", 1, NULL, INITRD}, {"firmware-fd", 1, NULL, FIRMWARE},
+        {"nvram-fd", 1, NULL, NVRAM},   {"disk-fd", 1, NULL, DISK},
+        {"vsock-fd", 1, NULL, VSOCK},   {"incoming", 0, NULL, 'i'},
+        {"paused", 0, NULL, 'p'},       {"check", 0, NULL, 'c'},
+        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},
+        {"nic-fd", 1, NULL, 'n'},       {NULL, 0, NULL, 0},
     };
     for (int i = 0; i < FD_COUNT; i++)
         o->fd[i] = -1;
+    memset(o->nic_fds, 0xff, sizeof o->nic_fds);
     int c;
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         char *end;
@@ -89,6 +116,10 @@ static int parse_options(int argc, char **argv, struct options *o)
             break;
         case 'q':
             o->probe = true;
+            break;
+        case 'n':
+            if (parse_nic(optarg, o) < 0)
+                return -1;
             break;
         case 'v':
             puts(FERRY_VERSION);
@@ -272,6 +303,21 @@ static void on_reached(void *arg)
         fy_server_reached(h->server);
 }
 
+static void tell_nic_lost(void *arg)
+{
+    struct hv *h = arg;
+    if (h->server)
+        fy_server_nics(h->server);
+}
+
+static void on_nic_lost(void *arg)
+{
+    struct hv *h = arg;
+    struct fy_err e;
+    if (fy_loop_post(h->loop, tell_nic_lost, h, &e) < 0)
+        fy_error("%s", e.text);
+}
+
 /* A user for each guest, outside of what systems give to people, services and containers: from its UUID. */
 static uid_t guest_user(const Ferry__Machine *desc)
 {
@@ -298,7 +344,11 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .mem_ro_fd = o->fd[MEM_RO],
             .kernel_fd = o->fd[KERNEL],
             .initrd_fd = o->fd[INITRD],
+            .firmware_fd = o->fd[FIRMWARE],
+            .nvram_fd = o->fd[NVRAM],
             .runlog_fd = o->fd[RUNLOG],
+            .nic_fds = o->nic_fds,
+            .nic_lost = on_nic_lost,
             .incoming = o->incoming,
             .loop = h->loop,
             .arg = h,

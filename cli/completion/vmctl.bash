@@ -23,14 +23,15 @@ _vmctl()
         case $word in
         -H | --socket | -m | -p | -k | -r | -a | -d | -i | --disk | --memory | --cpus | --kernel | --initrd | --append | \
             --cpu-model | --engine | --interval | --max-downtime | --deadline | --on-miss | --channels | \
-            --compress | --max-bandwidth | --name | --address | --after)
+            --compress | --max-bandwidth | --name | --address | --after | --suite | --packages | --size | --seed | \
+            --password | --ssh-key | --hostname | --user-data | --meta-data | --network-config | --restart)
             ((i++))
             ;;
         -*) ;;
         *)
             if [[ -z $verb ]]; then
                 verb=$word
-            elif [[ ($verb == job || $verb == host) && -z $sub ]]; then
+            elif [[ ($verb == job || $verb == host || $verb == image) && -z $sub ]]; then
                 sub=$word
             else
                 ((operands++))
@@ -39,10 +40,18 @@ _vmctl()
         esac
     done
     case $prev in
-    -H | --socket | -k | -r | -d | --disk | --kernel | --initrd)
+    -f | --file)
+        if [[ $verb == create ]]; then
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+            return
+        fi
+        ;;
+    -H | --socket | -k | -r | -d | --disk | --kernel | --initrd | --seed | --ssh-key | --user-data | --meta-data | --network-config)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
         ;;
+    --restart) mapfile -t COMPREPLY < <(compgen -W 'no on-crash' -- "$cur"); return ;;
+    --suite) mapfile -t COMPREPLY < <(compgen -W 'bookworm trixie' -- "$cur"); return ;;
     --on-miss) mapfile -t COMPREPLY < <(compgen -W 'cancel pause force' -- "$cur"); return ;;
     --compress) mapfile -t COMPREPLY < <(compgen -W 'auto none lz4 zstd' -- "$cur"); return ;;
     --channels) mapfile -t COMPREPLY < <(compgen -W 'auto 1 2 4 8' -- "$cur"); return ;;
@@ -53,13 +62,22 @@ _vmctl()
     if [[ $cur == -* ]]; then
         words='--json --socket --help'
         case $verb in
-        start) words+=' --console --memory --cpus --kernel --initrd --append --disk --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused' ;;
+        start) words+=' --console --memory --cpus --kernel --initrd --append --firmware --disk --net --vsock --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused --here' ;;
+        create) words+=' --file --replace --autostart --restart --memory --cpus --kernel --initrd --append --firmware --disk --net --vsock --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring' ;;
+        logs) words+=' --follow --previous' ;;
         migrate) words+=' --plan --max-downtime --deadline --on-miss --channels --compress --max-bandwidth --plaintext --verify --paused --detach' ;;
         stop) words+=' --force --wait' ;;
         dirty-rate) words+=' --interval' ;;
         watch) words+=' --after' ;;
         job) words+=' --max-bandwidth --max-downtime --run-here --gone' ;;
         host) words+=' --name --address' ;;
+        image)
+            if [[ $sub == seed ]]; then
+                words+=' --user-data --meta-data --network-config --force'
+            else
+                words+=' --suite --packages --size --seed --password --password-stdin --ssh-key --hostname --kernel --extract-kernel --force --verbose'
+            fi
+            ;;
         esac
     elif [[ -z $verb ]]; then
         words=$(_vmctl_words verbs)
@@ -67,14 +85,20 @@ _vmctl()
         words='list show wait cancel set resolve'
     elif [[ $verb == host && -z $sub ]]; then
         words='init invite join list remove'
+    elif [[ $verb == image && -z $sub ]]; then
+        words='create seed'
     elif ((operands == 0)); then
         case $verb in
-        show | console | pause | unpause | stop | reset | wait | dirty-rate | migrate | status)
+        image) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        start | set | delete | export | logs | show | console | pause | unpause | stop | reset | wait | dirty-rate | migrate | status)
             words=$(_vmctl_words guests)
             ;;
         job) [[ $sub != list ]] && words=$(_vmctl_words jobs) ;;
         host) [[ $sub == remove ]] && words=$(_vmctl_words hosts) ;;
         esac
+    elif [[ $verb == set ]]; then
+        compopt -o nospace
+        words='memory= cpus= kernel= initrd= append= cpu-model= engine= prealloc= hugepages= debug-exit= dirty-ring= disks= nets= autostart= restart='
     elif ((operands == 1)) && [[ $verb == migrate ]]; then
         words=$(_vmctl_words hosts)
     fi

@@ -4,6 +4,7 @@
 
 #include "hv/base/msg.h"
 #include "hv/control/server.h"
+#include "hv/dev/platform.h"
 #include "hv/dev/virtio_devices.h"
 #include "proto/control.pb-c.h"
 
@@ -86,6 +87,8 @@ struct fy_answer {
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
     uint64_t vcpu_dirty[64];
+    Ferry__NicStatus nics[FY_NICS_MAX];
+    Ferry__NicStatus *nic_list[FY_NICS_MAX];
     char engine[64];
     int fd;        /* to send, -1: none */
     bool close_fd; /* after sending */
@@ -103,6 +106,8 @@ int fy_op_reached(struct fy_conn *c, struct fy_answer *a, struct fy_err *e);
 /* ops_devices.c */
 int fy_op_vsock_answer(struct fy_server *s, uint64_t id, const int *fds, int nfds, struct fy_answer *a,
                        struct fy_err *e);
+int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e);
+void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,
                   struct fy_err *e);

@@ -65,6 +65,7 @@ static void op_status(struct fy_server *s, struct fy_answer *a)
     r->engine = engine_name(fy_machine_desc(s->m), a);
     r->user_pauses = l->user_paused;
     r->isolation = s->isolation;
+    fy_status_nics(s, a, r);
     a->resp.op_case = FERRY__RESPONSE__OP_STATUS;
     a->resp.status = r;
 }
@@ -264,6 +265,11 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
         return fy_op_stats(s, a, e);
     case FERRY__REQUEST__OP_BALLOON:
         return fy_op_balloon(s, q->balloon, a, e);
+    case FERRY__REQUEST__OP_NIC:
+        if (fy_op_nic(s, q->nic, fds, nfds, e) < 0)
+            return -1;
+        fy_answer_empty(a);
+        return 0;
     case FERRY__REQUEST__OP_SAVE_STATE:
         return op_save(s, a, e);
     case FERRY__REQUEST__OP_LOAD_STATE:

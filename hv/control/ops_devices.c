@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Requests about devices. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "hv/base/io.h"
 #include "hv/control/internal.h"
+#include "hv/dev/tokens.h"
 #include "hv/dev/virtio_vsock.h"
 
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a, struct fy_err *e)
@@ -33,6 +35,60 @@ int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct f
     a->resp.op_case = FERRY__RESPONSE__OP_BALLOON;
     a->resp.balloon = r;
     return 0;
+}
+
+static int find_nic(struct fy_server *s, const char *id, struct fy_err *e)
+{
+    for (unsigned i = 0; i < fy_machine_nics(s->m); i++)
+        if (!strcmp(fy_machine_nic(s->m, i)->id, id))
+            return (int)i;
+    return fy_fail(e, FY_ENOTFOUND, "this guest has no network card %s", id);
+}
+
+int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e)
+{
+    int i = find_nic(s, op->id, e);
+    if (i < 0)
+        return -1;
+    struct fy_device *d = fy_machine_nic(s->m, (unsigned)i);
+    if (op->set_rate && op->rate && (op->rate < FY_TOKENS_RATE_MIN || op->rate > FY_TOKENS_RATE_MAX))
+        return fy_fail(e, FY_EUSAGE, "%s: a limit of %llu bytes/s (%u at least, 0 for none)", op->id,
+                       (unsigned long long)op->rate, FY_TOKENS_RATE_MIN);
+    if (op->attach) {
+        int fd = nfds == 1 ? fy_dup(fds[0]) : -1;
+        if (fd < 0)
+            return fy_fail(e, FY_EUSAGE, "%s is joined by one descriptor, %d came", op->id, nfds);
+        if (fy_virtio_net_attach(d, fd, e) < 0) {
+            fy_close(&fd);
+            return -1;
+        }
+    }
+    if (op->set_rate)
+        fy_machine_set_nic_rate(s->m, (unsigned)i, op->rate);
+    return 0;
+}
+
+void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r)
+{
+    for (unsigned i = 0; i < fy_machine_nics(s->m); i++) {
+        struct fy_device *d = fy_machine_nic(s->m, i);
+        struct fy_net_status st;
+        Ferry__NicStatus *n = &a->nics[i];
+        fy_virtio_net_status(d, &st);
+        ferry__nic_status__init(n);
+        n->id = (char *)(uintptr_t)d->id;
+        n->link = st.link;
+        n->rate = st.rate;
+        n->rx_frames = st.rx.frames;
+        n->rx_bytes = st.rx.bytes;
+        n->rx_dropped = st.rx.dropped;
+        n->tx_frames = st.tx.frames;
+        n->tx_bytes = st.tx.bytes;
+        n->tx_dropped = st.tx.dropped;
+        a->nic_list[i] = n;
+    }
+    r->nics = a->nic_list;
+    r->n_nics = fy_machine_nics(s->m);
 }
 
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e)

@@ -243,6 +243,16 @@ void fy_server_changed(void *server)
     fy_server_reached(s);
 }
 
+void fy_server_nics(struct fy_server *s)
+{
+    Ferry__Event event = FERRY__EVENT__INIT;
+    event.state = fy_life_state(s->life);
+    event.report = (char *)(uintptr_t)fy_life_report(s->life);
+    event.exit_status = fy_machine_exit_status(s->m);
+    event.nics = true;
+    publish(s, &event);
+}
+
 struct vsock_question {
     struct fy_server *s;
     struct fy_virtio *vsock;

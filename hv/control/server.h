@@ -26,6 +26,8 @@ void fy_server_changed(void *server);
 /* The guest asks for a connection to a port of the host: tell subscribers, one of whom answers. Without any
  * it is refused. Any thread. */
 void fy_server_vsock(struct fy_server *s, struct fy_virtio *vsock, uint32_t port, uint64_t id);
+/* A network card has lost its backend: tell subscribers. Main thread. */
+void fy_server_nics(struct fy_server *s);
 /* The guest stands at the count that was asked for: answer who waits for it. Main thread. */
 void fy_server_reached(struct fy_server *s);
 /* The guest wrote: pass it to viewers. Any thread, console lock held. */

@@ -34,9 +34,13 @@ struct fy_engine_config {
     void *alarm_arg;
 };
 
-/* How a vCPU starts, beside its reset values. */
+/* How a vCPU starts, beside its reset values: in flat 32-bit protected mode, unless said otherwise. */
 struct fy_cpu_boot {
+    bool at_reset; /* the reset vector, in real mode; the rest is not looked at */
+    bool real;     /* real mode: CS is real_cs, all other segments real_ds */
     bool long_mode;
+    uint16_t real_cs, real_ds;
+    uint64_t rax;
     uint64_t rip, rsp, rbx, rsi, cr3;
     uint64_t gdt_base;
     uint16_t gdt_limit;

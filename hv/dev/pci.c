@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The host bridge and its bus. The identities of 00:00.0, 00:01.0 and 00:01.3 are those of a 440FX with a
- * PIIX, which is what PC firmware knows (docs/adr/0006-pci-identity.md). */
+ * PIIX, which is what PC firmware knows (docs/adr/0007-pci-identity.md). */
 #include "hv/dev/pci.h"
 
 #include <pthread.h>
@@ -15,6 +15,9 @@
 
 #define FUNCTIONS 8
 #define ECAM_BYTES ((uint64_t)FY_ECAM_BUSES << 20)
+/* By these SeaBIOS knows that it is not on a real board, and looks for fw_cfg. */
+#define PARAVIRTUAL_VENDOR 0x1af4
+#define PARAVIRTUAL_BOARD 0x1100
 #define ADDRESS_ENABLE 0x80000000u
 
 struct fy_pci {
@@ -41,6 +44,12 @@ static struct fy_pci_function *at(struct fy_pci *pci, unsigned bus, unsigned slo
     return bus || slot >= FY_PCI_SLOTS || function >= FUNCTIONS ? NULL : pci->functions[slot][function];
 }
 
+static bool in_window(uint64_t base, uint64_t bytes)
+{
+    return (base >= FY_PCI_WINDOW && base + bytes <= FY_ECAM_ADDRESS) ||
+           (base >= FY_PCI_WINDOW2 && base + bytes <= FY_PCI_WINDOW2_END);
+}
+
 /* Tell where each BAR is now; the lock is held (or the machine is paused). */
 static void map_bars(struct fy_pci_function *f)
 {
@@ -50,9 +59,7 @@ static void map_bars(struct fy_pci_function *f)
         if (!b->bytes)
             continue;
         uint32_t base = fy_get32(f->config + PCI_BAR0 + 4 * i) & ~15u;
-        uint64_t gpa = on && base >= FY_PCI_WINDOW && (uint64_t)base + b->bytes <= FY_ECAM_ADDRESS
-                           ? base
-                           : FY_PCI_UNMAPPED;
+        uint64_t gpa = on && in_window(base, b->bytes) ? base : FY_PCI_UNMAPPED;
         if (gpa == f->pci->mapped[b->index].gpa)
             continue;
         __atomic_store_n(&f->pci->mapped[b->index].gpa, gpa, __ATOMIC_RELEASE);
@@ -181,6 +188,16 @@ static void window_write(void *dev, uint64_t offset, unsigned size, uint64_t val
         return;
     const struct fy_pci_bar *b = &m->f->bars[m->bar];
     b->io->write(b->dev, offset, size, value);
+}
+
+static uint64_t window2_read(void *dev, uint64_t offset, unsigned size)
+{
+    return window_read(dev, FY_PCI_WINDOW2 - FY_PCI_WINDOW + offset, size);
+}
+
+static void window2_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    window_write(dev, FY_PCI_WINDOW2 - FY_PCI_WINDOW + offset, size, value);
 }
 
 /* The header's part that follows from the identity. */
@@ -443,27 +460,40 @@ static const struct fy_dev_ops pci_ops = {
     .free = pci_free,
 };
 
-/* Registers that PC firmware writes and reads back: PAM and SMRAM of the bridge, interrupt routing of the ISA
+/* Registers that PC firmware writes and reads back: PAM and SMRAM of the bridge (they change nothing: there
+ * is RAM, and SeaBIOS, which finds it switched off, copies itself there), interrupt routing of the ISA
  * bridge, and of the power management function its I/O base, its enable bits, and that SMM is not to be set
  * up. */
 static void firmware_registers(struct fy_pci *pci)
 {
     for (unsigned i = 0x59; i <= 0x5f; i++)
-        fy_pci_set_register(pci->bridge, i, 1, i == 0x59 ? 0x30 : 0x33, 0xff);
+        fy_pci_set_register(pci->bridge, i, 1, 0, 0xff);
     fy_pci_set_register(pci->bridge, 0x72, 1, 0x02, 0x78);
     fy_pci_set_register(pci->isa, 0x60, 4, 0x80808080u, 0xffffffffu);
-    fy_pci_set_register(pci->power, 0x40, 4, FY_PORT_PM1_EVENT | 1, 0xffc0);
+    fy_pci_set_register(pci->power, 0x40, 4, FY_PORT_PM1_EVENT | 1, 0);
     fy_pci_set_register(pci->power, 0x58, 4, 1u << 25, 0xffffffffu);
     fy_pci_set_register(pci->power, 0x80, 1, 1, 1);
 }
 
 static int add_platform(struct fy_pci *pci, struct fy_err *e)
 {
-    static const struct fy_pci_id bridge = {.vendor = 0x8086, .device = 0x1237, .class_code = 0x060000};
-    static const struct fy_pci_id isa = {
-        .vendor = 0x8086, .device = 0x7000, .class_code = 0x060100, .multifunction = true};
-    static const struct fy_pci_id power = {
-        .vendor = 0x8086, .device = 0x7113, .revision = 3, .class_code = 0x068000};
+    static const struct fy_pci_id bridge = {.vendor = 0x8086,
+                                            .device = 0x1237,
+                                            .subsystem_vendor = PARAVIRTUAL_VENDOR,
+                                            .subsystem = PARAVIRTUAL_BOARD,
+                                            .class_code = 0x060000};
+    static const struct fy_pci_id isa = {.vendor = 0x8086,
+                                         .device = 0x7000,
+                                         .subsystem_vendor = PARAVIRTUAL_VENDOR,
+                                         .subsystem = PARAVIRTUAL_BOARD,
+                                         .class_code = 0x060100,
+                                         .multifunction = true};
+    static const struct fy_pci_id power = {.vendor = 0x8086,
+                                           .device = 0x7113,
+                                           .subsystem_vendor = PARAVIRTUAL_VENDOR,
+                                           .subsystem = PARAVIRTUAL_BOARD,
+                                           .revision = 3,
+                                           .class_code = 0x068000};
     if (fy_pci_add(pci, 0, 0, &bridge, NULL, NULL, &pci->bridge, e) < 0 ||
         fy_pci_add(pci, 1, 0, &isa, NULL, NULL, &pci->isa, e) < 0 ||
         fy_pci_add(pci, 1, 3, &power, NULL, NULL, &pci->power, e) < 0)
@@ -479,6 +509,7 @@ int fy_pci_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_dev
     static const struct fy_io_ops data = {.read = data_read, .write = data_write};
     static const struct fy_io_ops ecam = {.read = ecam_read, .write = ecam_write};
     static const struct fy_io_ops window = {.read = window_read, .write = window_write};
+    static const struct fy_io_ops window2 = {.read = window2_read, .write = window2_write};
     struct fy_pci *pci = calloc(1, sizeof *pci);
     if (!pci)
         return fy_fail(e, FY_ERESOURCE, "no memory for the PCI bus");
@@ -489,7 +520,9 @@ int fy_pci_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_dev
         fy_bus_add_exact(bus, FY_SPACE_PORT, FY_PORT_PCI_ADDRESS, 4, &address, pci, e) < 0 ||
         fy_bus_add(bus, FY_SPACE_PORT, FY_PORT_PCI_DATA, 4, &data, pci, e) < 0 ||
         fy_bus_add(bus, FY_SPACE_MMIO, FY_ECAM_ADDRESS, ECAM_BYTES, &ecam, pci, e) < 0 ||
-        fy_bus_add(bus, FY_SPACE_MMIO, FY_PCI_WINDOW, FY_ECAM_ADDRESS - FY_PCI_WINDOW, &window, pci, e) < 0) {
+        fy_bus_add(bus, FY_SPACE_MMIO, FY_PCI_WINDOW, FY_ECAM_ADDRESS - FY_PCI_WINDOW, &window, pci, e) < 0 ||
+        fy_bus_add(bus, FY_SPACE_MMIO, FY_PCI_WINDOW2, FY_PCI_WINDOW2_END - FY_PCI_WINDOW2, &window2, pci,
+                   e) < 0) {
         pci_free(pci);
         return -1;
     }

@@ -15,12 +15,16 @@
 #define FY_RESET_VALUE 0x06
 #define FY_PORT_I8042_COMMAND 0x64
 #define FY_PORT_DEBUG_EXIT 0xf4
+#define FY_PORT_FWCFG 0x510     /* selector, data */
+#define FY_PORT_FWCFG_DMA 0x514 /* address of an access structure, 8 bytes, big endian */
 /* from revision 2 on */
 #define FY_PORT_PCI_ADDRESS 0xcf8
 #define FY_PORT_PCI_DATA 0xcfc
 #define FY_ECAM_ADDRESS 0xfd000000u
 #define FY_ECAM_BUSES 16
-#define FY_PCI_WINDOW 0xc0000000u /* memory BARs: from here, or the end of RAM, to ECAM */
+#define FY_PCI_WINDOW 0x80000000u  /* memory BARs: from here, or the end of RAM, to ECAM */
+#define FY_PCI_WINDOW2 0xfe000000u /* and between ECAM and the I/O APIC, where SeaBIOS begins */
+#define FY_PCI_WINDOW2_END 0xfec00000u
 #define FY_PCI_ASSIGN 0xf0000000u /* where BARs are put for a boot without firmware */
 #define FY_GSI_INTX 16            /* to 19 */
 /* PCI slots: a device's is a function of what it is, not of what else there is. 0 and 1 are the platform's.

@@ -12,6 +12,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/define.h"
 #include "hv/host/jobs.h"
 
 #define CLIENTS_MAX 256
@@ -63,6 +64,8 @@ static void drop_clients(void *arg)
 void fyd_reply(struct fyd_client *c, Ferry__ApiReply *r, const int *fds, int nfds)
 {
     struct fy_err e;
+    if (c->sink)
+        c->sink(c, r);
     if (c->gone || !c->chan)
         return;
     if (r->last)
@@ -142,6 +145,14 @@ static void guest_reply(struct fyd_client *c, struct fyd_guest *g, bool last, bo
     a.limits = &limits;
     a.moved_to = g->moved_to;
     a.warning = g->warning;
+    const struct fyd_def *def = fyd_def_find(g->d, g->name);
+    if (def) {
+        a.defined = true;
+        a.autostart = fyd_def_autostart(def);
+        a.restart = (char *)(uintptr_t)fyd_def_restart(def);
+    }
+    a.nics = g->nics;
+    a.n_nics = g->n_nics;
     r.kind_case = FERRY__API_REPLY__KIND_GUEST;
     r.guest = &a;
     r.last = last;
@@ -355,7 +366,10 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
 {
     switch (r->op_case) {
     case FERRY__API_REQUEST__OP_START:
-        fyd_api_start(c, r->start, fds, nfds);
+        if (r->start->from_definition)
+            fyd_api_start_defined(c, r->start);
+        else
+            fyd_api_start(c, r->start, fds, nfds);
         break;
     case FERRY__API_REQUEST__OP_LIMIT:
         fyd_api_limit(c, r->limit);
@@ -386,6 +400,9 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
         break;
     case FERRY__API_REQUEST__OP_DIRTY_RATE:
         fyd_api_dirty_rate(c, r->dirty_rate);
+        break;
+    case FERRY__API_REQUEST__OP_NIC_RATE:
+        fyd_api_nic_rate(c, r->nic_rate);
         break;
     case FERRY__API_REQUEST__OP_RESET:
         fyd_api_reset(c, r->reset->name);
@@ -423,6 +440,21 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
         break;
     case FERRY__API_REQUEST__OP_VERSION:
         fyd_reply_text(c, FERRY_VERSION, true);
+        break;
+    case FERRY__API_REQUEST__OP_DEFINE:
+        fyd_api_define(c, r->define);
+        break;
+    case FERRY__API_REQUEST__OP_UNDEFINE:
+        fyd_api_undefine(c, r->undefine->name);
+        break;
+    case FERRY__API_REQUEST__OP_SET:
+        fyd_api_set(c, r->set);
+        break;
+    case FERRY__API_REQUEST__OP_EXPORT:
+        fyd_api_export(c, r->export->name);
+        break;
+    case FERRY__API_REQUEST__OP_LOGS:
+        fyd_api_logs(c, r->logs);
         break;
     case FERRY__API_REQUEST__OP_WATCH:
         watch_all(c, r->watch->after_revision);

@@ -8,9 +8,12 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/host/console.h"
+#include "hv/host/define.h"
 #include "hv/host/disks.h"
 #include "hv/host/engine.h"
+#include "hv/host/firmware.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "proto/wire.h"
 
 #define CALL_MS 10000
@@ -45,7 +48,7 @@ struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g)
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, name);
     else if (g->state == FYD_G_MOVED)
         fyd_reply_fail(c, FY_ESTATE, "it has moved to %s (ask there)", g->moved_to);
     else if (g->state == FYD_G_STOPPED || g->state == FYD_G_CRASHED)
@@ -61,20 +64,24 @@ struct fyd_guest *fyd_api_live_guest(struct fyd_client *c, const char *name)
 static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struct fy_err *e)
 {
     uint64_t disk = fyd_disk_available(d);
-    struct fyd_guest *g = fyd_guest_by_name(d, op->name);
     if (!fyd_name_ok(op->name))
         return fy_fail(e, FY_EUSAGE,
                        "a name has 1 to 63 letters, digits, dots, dashes or underscores and begins with "
                        "a letter or digit");
-    if (g && fyd_guest_active(g))
-        return fy_fail(e, FY_EEXISTS, "the name is taken by a guest that is %s (stop it first)",
-                       fyd_gstate_name(g->state));
-    if (nfds != (op->has_initrd ? 2 : 1))
-        return fy_fail(e, FY_EUSAGE, "a kernel is needed (-k KERNEL)");
+    if (fyd_def_may_start(d, op->name, op->here, e) < 0)
+        return -1;
+    if (*op->firmware && op->has_initrd)
+        return fy_fail(e, FY_EUSAGE, "firmware boots from a disk: no kernel or initrd goes with it");
+    if (nfds != (*op->firmware ? op->has_firmware_file : op->has_initrd ? 2 : 1))
+        return fy_fail(e, FY_EUSAGE,
+                       *op->firmware ? "firmware boots from a disk: no kernel goes with it"
+                                     : "a kernel (-k KERNEL) or --firmware is needed");
     if (op->memory_bytes % (2u << 20) || op->memory_bytes > FY_MEMORY_MAX)
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "at most %d vCPUs", FY_VCPUS_MAX);
+    if (fyd_nics_check(op->nics, op->n_nics, e) < 0)
+        return -1;
     struct fyd_engine engine;
     if (fyd_engine_parse(op->engine, &engine, e) < 0 || fyd_engine_fits(&engine, op->vcpus, e) < 0)
         return -1;
@@ -108,7 +115,8 @@ struct start {
     Ferry__Machine *machine; /* strings point into `op` */
     Ferry__CpuPolicy cpu;
     Ferry__ApiStart *op; /* owned */
-    int kernel, initrd;
+    int kernel, initrd, rom;
+    Ferry__Firmware firmware;
     int disks[FYD_DISKS_MAX];
     uint8_t uuid[FYD_ID_LEN];
     struct fyd_engine engine;
@@ -118,6 +126,7 @@ static void free_start(struct start *s)
 {
     fy_close(&s->kernel);
     fy_close(&s->initrd);
+    fy_close(&s->rom);
     fyd_disks_close(s->disks);
     if (s->op)
         ferry__api_start__free_unpacked(s->op, NULL);
@@ -130,12 +139,14 @@ static void start_recorded(void *arg, const struct fy_err *err)
 {
     struct start *s = arg;
     struct ask *a = s->ask;
-    if (err) {
-        started(a, err);
+    struct fy_err e;
+    if (err || fyd_def_begun(a->g, &e) < 0) {
+        started(a, err ? err : &e);
     } else {
         struct fyd_launch l = {.machine = s->machine,
                                .kernel_fd = s->kernel,
                                .initrd_fd = s->initrd,
+                               .firmware_fd = s->rom,
                                .disk_fds = s->disks,
                                .paused = s->op->paused};
         fyd_guest_launch(a->g, &l, started, a);
@@ -164,11 +175,14 @@ static void fill_machine(struct start *s)
     m->engine = s->engine.name;
     m->icount_ns = s->engine.icount_ns;
     m->icount_seed = s->engine.icount_seed;
+    m->firmware = s->rom >= 0 ? &s->firmware : NULL;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
     m->vsock_cid = op->vsock_cid;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;
+    m->n_nics = op->n_nics;
+    m->nics = op->nics;
     m->n_disks = op->n_disks;
     m->disks = op->disks;
 }
@@ -204,20 +218,30 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         fyd_reply_error(c, &e);
         return;
     }
-    struct fyd_guest *old = fyd_guest_by_name(c->d, op->name);
-    if (old)
-        fyd_guest_remove(old);
     struct start *s = calloc(1, sizeof *s);
     if (!s) {
         fyd_reply_fail(c, FY_ERESOURCE, "no memory for the request");
         return;
     }
-    s->kernel = fds[0];
-    s->initrd = nfds > 1 ? fds[1] : -1;
+    s->kernel = s->initrd = s->rom = -1;
+    if (*op->firmware)
+        s->rom = fyd_firmware_open(op->firmware, nfds ? fds[0] : -1, &s->firmware, &e);
+    else {
+        s->kernel = fds[0];
+        s->initrd = nfds > 1 ? fds[1] : -1;
+    }
     for (int i = 0; i < nfds; i++)
         fds[i] = -1;
     for (unsigned i = 0; i < FYD_DISKS_MAX; i++)
         s->disks[i] = -1;
+    if (*op->firmware && s->rom < 0) {
+        fyd_reply_error(c, &e);
+        free_start(s);
+        return;
+    }
+    struct fyd_guest *old = fyd_guest_by_name(c->d, op->name);
+    if (old)
+        fyd_guest_remove(old);
     s->machine = calloc(1, sizeof *s->machine);
     s->op = copy_op(op);
     fy_uuid_new(s->uuid);
@@ -240,6 +264,7 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         free_start(s);
         return;
     }
+    fyd_def_begin(g);
     fyd_changed_guest(g, false);
     fyd_guest_persist(g, start_recorded, s);
 }
@@ -262,12 +287,13 @@ static void survey_over(struct survey *s)
         struct fyd_guest *g = fyd_guest_by_name(s->c->d, s->name);
         if (g)
             fyd_reply_guest(s->c, g, true);
-        else
+        else if (!fyd_defs_reply(s->c, s->name, true))
             fyd_reply_fail(s->c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
     } else {
         for (struct fyd_guest *g = s->c->d->guests; g; g = g->next)
             if (!g->forget)
                 fyd_reply_guest(s->c, g, false);
+        fyd_defs_reply(s->c, "", false);
         fyd_reply_done(s->c);
     }
     fyd_client_release(s->c);
@@ -491,7 +517,7 @@ void fyd_api_stop(struct fyd_client *c, const Ferry__ApiStop *op)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, op->name);
     if (!g) {
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, op->name);
     } else if (!fyd_guest_active(g)) {
         /* Over already: stopping it again clears its entry away. */
         fyd_guest_remove(g);
@@ -545,7 +571,7 @@ void fyd_api_wait(struct fyd_client *c, const char *name)
 {
     struct fyd_guest *g = fyd_guest_by_name(c->d, name);
     if (!g) {
-        fyd_reply_fail(c, FY_ENOTFOUND, "no such guest (`vmctl status` shows them)");
+        fyd_reply_no_guest(c, name);
     } else if (!fyd_guest_active(g)) {
         reply_exit(c, g);
     } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The daemon as a whole: opening, taking up what the last one left, closing. */
 #include "hv/host/daemon.h"
+#include "hv/host/net.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include "hv/base/clock.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/define.h"
 #include "hv/host/guests.h"
 #include "hv/host/spawn.h"
 
@@ -149,6 +151,7 @@ static void recovered_all(struct recovery *r)
             fyd_guest_ask_status(g);
         }
     }
+    fyd_defs_ready(d);
     fyd_notify("READY=1\nSTATUS=serving");
 }
 
@@ -225,6 +228,8 @@ static int load(struct fyd *d, struct fy_err *e)
         fyd_host_load(d, &dump.hosts[i]);
     for (size_t i = 0; i < dump.guest_count; i++)
         load_guest(d, &dump.guests[i]);
+    for (size_t i = 0; i < dump.def_count; i++)
+        fyd_def_load(d, &dump.defs[i]);
     for (size_t i = 0; i < dump.job_count; i++)
         fyd_job_load(d, &dump.jobs[i]);
     for (size_t i = 0; i < dump.handover_count; i++)
@@ -310,7 +315,9 @@ void fyd_close(struct fyd *d)
     fyd_ho_free_all(d);
     fyd_jobs_free_all(d);
     fyd_guests_free_all(d);
+    fyd_usernets_free_all(d);
     fyd_hosts_free_all(d);
+    fyd_defs_free_all(d);
     fyd_inv_close(d->inv);
     fy_watch_free(d->invite.timer);
     fy_watch_free(d->sweep);

@@ -21,6 +21,7 @@
 #define FYD_DEFAULT_ROOT "/var/lib/ferry"
 #define FYD_DEFAULT_LISTEN "0.0.0.0:4747"
 #define FYD_API_VERSION 1
+#define FYD_NICS_MAX 12
 
 /* Stable numbers: they are in the inventory. */
 enum fyd_gstate {
@@ -37,6 +38,7 @@ enum fyd_gstate {
 
 struct fyd;
 struct fyd_guest;
+struct fyd_usernet;
 struct fyd_job;
 struct fyd_ho;
 struct fyd_client;
@@ -92,6 +94,9 @@ struct fyd_guest {
     unsigned posts; /* calls posted to the loop that name it */
     struct fyd_end_wait *waits;
     struct fyd_job *job;
+    struct fyd_usernet *usernet[FYD_NICS_MAX]; /* by card; NULL: it has none */
+    Ferry__NicStatus *nics[FYD_NICS_MAX];      /* of the last status; owned */
+    unsigned n_nics;
 };
 
 struct fyd_host {
@@ -111,6 +116,9 @@ struct fyd_client {
     unsigned refs;       /* callbacks under way that name it */
     struct fyd_job *job; /* whose messages it gets */
     bool to_the_end;     /* also over an uncertain time */
+    /* A request of the daemon's own: its answers go here, and `gone` is set from the start. */
+    void (*sink)(struct fyd_client *c, const Ferry__ApiReply *r);
+    char sink_name[FYD_NAME_MAX];
 };
 
 struct fyd_job {
@@ -184,7 +192,9 @@ struct fyd {
     struct fyd_job *jobs;
     struct fyd_host *hosts;
     struct fyd_client *clients;
+    struct fyd_usernet *usernets;
     struct fyd_ho *handovers;
+    struct fyd_def *defs; /* hv/host/define.h */
     int api_sock;
     struct fy_watch *api_watch;
     int peer_sock;
@@ -224,8 +234,8 @@ void fyd_copy(char *out, size_t room, const char *text);
 /* guests.c, launch.c */
 struct fyd_launch {
     const Ferry__Machine *machine;
-    int kernel_fd, initrd_fd; /* -1: none; stay the caller's */
-    const int *disk_fds;      /* of machine->disks, stay the caller's; NULL: none, or incoming */
+    int kernel_fd, initrd_fd, firmware_fd; /* -1: none; stay the caller's */
+    const int *disk_fds;                   /* of machine->disks, stay the caller's; NULL: none, or incoming */
     bool incoming, paused;
 };
 const char *fyd_gstate_name(enum fyd_gstate s);
@@ -413,6 +423,7 @@ void fyd_api_pause(struct fyd_client *c, const char *name, bool pause);
 void fyd_api_stop(struct fyd_client *c, const Ferry__ApiStop *op);
 void fyd_api_wait(struct fyd_client *c, const char *name);
 void fyd_api_dirty_rate(struct fyd_client *c, const Ferry__ApiDirtyRate *op);
+void fyd_api_nic_rate(struct fyd_client *c, const Ferry__ApiNicRate *op);
 void fyd_api_reset(struct fyd_client *c, const char *name);
 
 /* notify.c: sd_notify(3) by hand; does nothing without $NOTIFY_SOCKET. */

@@ -1,16 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What a guest's hypervisor says, turned into the guest's state. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "hv/base/log.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
+
+void fyd_guest_forget_nics(struct fyd_guest *g)
+{
+    for (unsigned i = 0; i < g->n_nics; i++)
+        ferry__nic_status__free_unpacked(g->nics[i], NULL);
+    g->n_nics = 0;
+}
+
+static void keep_nics(struct fyd_guest *g, const Ferry__StatusReply *s)
+{
+    fyd_guest_forget_nics(g);
+    for (size_t i = 0; i < s->n_nics && i < FYD_NICS_MAX; i++) {
+        Ferry__NicStatus *n = malloc(sizeof *n);
+        if (!n)
+            return;
+        *n = *s->nics[i];
+        n->base.n_unknown_fields = 0;
+        n->base.unknown_fields = NULL;
+        n->id = strdup(s->nics[i]->id);
+        g->nics[g->n_nics++] = n;
+    }
+}
 
 void fyd_guest_take_status(struct fyd_guest *g, const Ferry__StatusReply *s)
 {
     g->running_ns = s->running_ns;
     g->vcpu_cpu_ns = s->vcpu_cpu_ns;
     g->resident = s->memory_resident;
+    keep_nics(g, s);
+    fyd_usernet_status(g, s);
     if (*s->engine)
         fyd_copy(g->engine, sizeof g->engine, s->engine);
     fyd_copy(g->isolation, sizeof g->isolation, s->isolation);

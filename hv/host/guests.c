@@ -13,7 +13,9 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/define.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 const char *fyd_gstate_name(enum fyd_gstate s)
@@ -104,6 +106,8 @@ static void free_guest(struct fyd_guest *g)
     for (struct fyd_ho *h = g->d->handovers; h; h = h->next)
         if (h->guest == g)
             h->guest = NULL;
+    fyd_usernet_forget(g);
+    fyd_guest_forget_nics(g);
     fyd_hv_free(g->link);
     fy_watch_free(g->ready_watch);
     fy_watch_free(g->pid_watch);
@@ -151,6 +155,7 @@ void fyd_guest_remove(struct fyd_guest *g)
     if (g->forget)
         return;
     g->forget = true;
+    fyd_def_guest_removed(g);
     remove_folder(g);
     fyd_inv_del_guest(g->d->inv, g->uuid, NULL, NULL);
     fyd_changed_guest(g, true);
@@ -188,6 +193,8 @@ void fyd_guest_set_state(struct fyd_guest *g, enum fyd_gstate state)
     fy_info("guest %s: %s -> %s", g->name, fyd_gstate_name(g->state), fyd_gstate_name(state));
     g->state = state;
     g->changed_ns = fy_realtime_ns();
+    if (!g->forget)
+        fyd_def_guest_changed(g);
     if (!light && !g->forget)
         fyd_guest_persist(g, NULL, NULL);
     if (!g->forget)
@@ -326,6 +333,7 @@ void fyd_guest_process_ended(struct fyd_guest *g, const char *how)
     g->end_timer = NULL;
     fy_close(&g->pidfd);
     g->pid = 0;
+    fyd_usernet_forget(g);
     fyd_limits_leave(g);
     fyd_guest_path(g, "control.sock", path);
     unlink(path);

@@ -19,6 +19,7 @@ bool fyd_launch_read_ready(struct fyd_guest *g);
 
 /* The hypervisor is in this state now. */
 void fyd_guest_hv_state(struct fyd_guest *g, Ferry__GuestState state, const char *report, int exit_status);
+void fyd_guest_forget_nics(struct fyd_guest *g);
 void fyd_guest_take_status(struct fyd_guest *g, const Ferry__StatusReply *s);
 
 /* The link broke while the process lives: try once more, else end it. */

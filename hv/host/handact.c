@@ -11,6 +11,7 @@
 #include "hv/base/log.h"
 #include "hv/host/disks.h"
 #include "hv/host/handjob.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 #define STATUS_MS 2000
@@ -30,7 +31,8 @@ void fyd_ho_spawn(struct fyd_ho *h)
         fyd_ho_feed(h, FY_HE_H_GONE);
         return;
     }
-    struct fyd_launch l = {.machine = h->machine, .kernel_fd = -1, .initrd_fd = -1, .incoming = true};
+    struct fyd_launch l = {
+        .machine = h->machine, .kernel_fd = -1, .initrd_fd = -1, .firmware_fd = -1, .incoming = true};
     fyd_guest_launch(h->guest, &l, spawned, h);
 }
 
@@ -262,6 +264,7 @@ void fyd_ho_target_settled(struct fyd_ho *h, bool here)
             g->end_asked = false;
             fyd_guest_set_state(g, FYD_G_RUNNING);
             fyd_guest_ask_status(g);
+            fyd_usernet_forward(g);
         } else if (g->pidfd < 0 && g->state == FYD_G_INCOMING) {
             if (!*g->report)
                 fyd_copy(g->report, sizeof g->report, "its hypervisor ended after the guest had come here");

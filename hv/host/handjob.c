@@ -6,6 +6,7 @@
 #include "hv/base/hex.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 #include <stdlib.h>
@@ -118,6 +119,20 @@ static void kill_hv(struct fyd_ho *h)
 }
 
 /* What the worker's open call gets. */
+/* What the operator is to know of a guest that has been made here. */
+static char *fyd_ho_warning(struct fyd_ho *h)
+{
+    const Ferry__Machine *m = h->guest ? h->guest->machine : NULL;
+    if (!m || *h->guest->warning)
+        return m ? h->guest->warning : (char *)(uintptr_t) "";
+    for (size_t i = 0; i < m->n_nics; i++)
+        if (fyd_nic_is_user(m->nics[i]))
+            return (
+                char *)(uintptr_t) "connections over its user network end with the move (those over taps and "
+                                   "bridges do not)";
+    return h->guest->warning;
+}
+
 static void answer_worker(struct fyd_ho *h, bool ok)
 {
     struct fyd_job *job = h->job;
@@ -135,7 +150,7 @@ static void answer_worker(struct fyd_ho *h, bool ok)
                       : fy_fail(&h->why, FY_ECRASHED, "the guest is gone");
         ok = fd >= 0;
         create.prealloc_ns = h->guest ? h->guest->prealloc_ns : 0;
-        create.warning = h->guest ? h->guest->warning : create.warning;
+        create.warning = fyd_ho_warning(h);
         in.kind_case = FERRY__WORKER_IN__KIND_CREATE;
         in.create = &create;
         fy_fault_hit(FY_FAULT_TD_CREATED);

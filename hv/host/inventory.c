@@ -19,7 +19,10 @@ enum op {
     OP_PUT_JOB,
     OP_DEL_JOB,
     OP_PUT_HO,
-    OP_DEL_HO
+    OP_DEL_HO,
+    OP_PUT_DEF,
+    OP_DEL_DEF,
+    OP_COUNT
 };
 
 struct req {
@@ -34,6 +37,7 @@ struct req {
         struct inv_host host;
         struct inv_job job;
         struct inv_handover handover;
+        struct inv_def def;
     };
 };
 
@@ -44,7 +48,7 @@ struct list {
 
 struct fyd_inv {
     sqlite3 *db;
-    sqlite3_stmt *stmt[OP_DEL_HO + 1];
+    sqlite3_stmt *stmt[OP_COUNT];
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
@@ -68,6 +72,9 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS handovers(id BLOB PRIMARY KEY, state INT NOT NULL, uuid BLOB, guest TEXT, "
     "peer TEXT,"
     " boot_id TEXT, worker_pid INT, worker_start INT, changed INT) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS definitions(name TEXT PRIMARY KEY, yaml TEXT NOT NULL, run BLOB, moved_to "
+    "TEXT, "
+    "changed INT) WITHOUT ROWID;"
     "PRAGMA user_version=1;";
 
 static const char *const statements[] = {
@@ -79,6 +86,8 @@ static const char *const statements[] = {
     [OP_DEL_JOB] = "DELETE FROM jobs WHERE id=?",
     [OP_PUT_HO] = "INSERT OR REPLACE INTO handovers VALUES(?,?,?,?,?,?,?,?,?)",
     [OP_DEL_HO] = "DELETE FROM handovers WHERE id=?",
+    [OP_PUT_DEF] = "INSERT OR REPLACE INTO definitions VALUES(?,?,?,?,?)",
+    [OP_DEL_DEF] = "DELETE FROM definitions WHERE name=?",
 };
 
 static int db_fail(struct fyd_inv *inv, int rc, const char *what, struct fy_err *e)
@@ -164,6 +173,18 @@ static void bind_req(sqlite3_stmt *s, const struct req *r)
     case OP_DEL_HO:
         bind_id(s, 1, r->handover.id);
         break;
+    case OP_PUT_DEF:
+        bind_text(s, 1, r->def.name);
+        bind_text(s, 2, r->def.yaml);
+        bind_id(s, 3, r->def.run);
+        bind_text(s, 4, r->def.moved_to);
+        sqlite3_bind_int64(s, 5, (sqlite3_int64)r->def.changed_ns);
+        break;
+    case OP_DEL_DEF:
+        bind_text(s, 1, r->def.name);
+        break;
+    case OP_COUNT:
+        break;
     }
 }
 
@@ -224,6 +245,8 @@ static void free_req(struct req *r)
 {
     if (r->op == OP_PUT_JOB)
         free(r->job.report);
+    if (r->op == OP_PUT_DEF)
+        free(r->def.yaml);
     free(r);
 }
 
@@ -321,6 +344,17 @@ static void read_handover(sqlite3_stmt *s, void *row)
     h->changed_ns = (uint64_t)sqlite3_column_int64(s, 8);
 }
 
+static void read_def(sqlite3_stmt *s, void *row)
+{
+    struct inv_def *d = row;
+    const char *yaml = (const char *)sqlite3_column_text(s, 1);
+    copy_text(s, 0, d->name, sizeof d->name);
+    d->yaml = yaml ? strdup(yaml) : NULL;
+    copy_id(s, 2, d->run, FYD_ID_LEN);
+    copy_text(s, 3, d->moved_to, sizeof d->moved_to);
+    d->changed_ns = (uint64_t)sqlite3_column_int64(s, 4);
+}
+
 /* Read all rows of a query into a grown array of `size`-byte structs. */
 static int read_table(struct fyd_inv *inv, const char *sql, size_t size, void (*row)(sqlite3_stmt *, void *),
                       void **out, size_t *count, struct fy_err *e)
@@ -360,7 +394,9 @@ static int read_all(struct fyd_inv *inv, struct inv_dump *d, struct fy_err *e)
         read_table(inv, "SELECT * FROM jobs ORDER BY started", sizeof *d->jobs, read_job, (void **)&d->jobs,
                    &d->job_count, e) < 0 ||
         read_table(inv, "SELECT * FROM handovers", sizeof *d->handovers, read_handover,
-                   (void **)&d->handovers, &d->handover_count, e) < 0) {
+                   (void **)&d->handovers, &d->handover_count, e) < 0 ||
+        read_table(inv, "SELECT * FROM definitions", sizeof *d->defs, read_def, (void **)&d->defs,
+                   &d->def_count, e) < 0) {
         fyd_inv_dump_free(d);
         return -1;
     }
@@ -375,6 +411,9 @@ void fyd_inv_dump_free(struct inv_dump *d)
         free(d->jobs[i].report);
     free(d->jobs);
     free(d->handovers);
+    for (size_t i = 0; i < d->def_count; i++)
+        free(d->defs[i].yaml);
+    free(d->defs);
     memset(d, 0, sizeof *d);
 }
 
@@ -388,7 +427,7 @@ static int set_up(struct fyd_inv *inv, const char *path, struct fy_err *e)
                           NULL, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_exec(inv->db, schema, NULL, NULL, NULL);
-    for (int i = 0; rc == SQLITE_OK && i <= OP_DEL_HO; i++)
+    for (int i = 0; rc == SQLITE_OK && i < OP_COUNT; i++)
         rc = sqlite3_prepare_v3(inv->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT, &inv->stmt[i], NULL);
     if (rc != SQLITE_OK) {
         db_fail(inv, rc, path, e);
@@ -443,7 +482,7 @@ void fyd_inv_close(struct fyd_inv *inv)
     while ((r = list_pop(&inv->done)) != NULL)
         free_req(r);
     fy_watch_free(inv->watch);
-    for (int i = 0; i <= OP_DEL_HO; i++)
+    for (int i = 0; i < OP_COUNT; i++)
         sqlite3_finalize(inv->stmt[i]);
     sqlite3_close(inv->db);
     fy_close(&inv->event);
@@ -549,5 +588,24 @@ void fyd_inv_del_handover(struct fyd_inv *inv, const uint8_t id[FYD_ID_LEN], fyd
     if (!r)
         return;
     memcpy(r->handover.id, id, FYD_ID_LEN);
+    submit(inv, r);
+}
+
+void fyd_inv_put_def(struct fyd_inv *inv, const struct inv_def *d, fyd_inv_cb cb, void *arg)
+{
+    struct req *r = new_req(OP_PUT_DEF, cb, arg);
+    if (!r)
+        return;
+    r->def = *d;
+    r->def.yaml = strdup(d->yaml);
+    submit(inv, r);
+}
+
+void fyd_inv_del_def(struct fyd_inv *inv, const char *name, fyd_inv_cb cb, void *arg)
+{
+    struct req *r = new_req(OP_DEL_DEF, cb, arg);
+    if (!r)
+        return;
+    strncpy(r->def.name, name, sizeof r->def.name - 1);
     submit(inv, r);
 }

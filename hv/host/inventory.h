@@ -62,6 +62,14 @@ struct inv_handover {
     uint64_t changed_ns;
 };
 
+struct inv_def {
+    char name[FYD_NAME_MAX]; /* the key */
+    char *yaml;              /* borrowed for a put, owned in a dump */
+    uint8_t run[FYD_ID_LEN]; /* UUID of the guest that was started from it last; zero: it has ended here */
+    char moved_to[FYD_NAME_MAX];
+    uint64_t changed_ns; /* CLOCK_REALTIME */
+};
+
 struct inv_dump {
     struct inv_guest *guests;
     size_t guest_count;
@@ -71,6 +79,8 @@ struct inv_dump {
     size_t job_count;
     struct inv_handover *handovers;
     size_t handover_count;
+    struct inv_def *defs;
+    size_t def_count;
 };
 
 struct fyd_inv;
@@ -95,5 +105,7 @@ void fyd_inv_put_job(struct fyd_inv *inv, const struct inv_job *j, fyd_inv_cb cb
 void fyd_inv_del_job(struct fyd_inv *inv, const uint8_t id[FYD_ID_LEN], fyd_inv_cb cb, void *arg);
 void fyd_inv_put_handover(struct fyd_inv *inv, const struct inv_handover *h, fyd_inv_cb cb, void *arg);
 void fyd_inv_del_handover(struct fyd_inv *inv, const uint8_t id[FYD_ID_LEN], fyd_inv_cb cb, void *arg);
+void fyd_inv_put_def(struct fyd_inv *inv, const struct inv_def *d, fyd_inv_cb cb, void *arg);
+void fyd_inv_del_def(struct fyd_inv *inv, const char *name, fyd_inv_cb cb, void *arg);
 
 #endif

@@ -11,8 +11,10 @@
 #include "hv/base/log.h"
 #include "hv/host/console.h"
 #include "hv/host/disks.h"
+#include "hv/host/firmware.h"
 #include "hv/host/handjob.h"
 #include "hv/host/jobs.h"
+#include "hv/host/net.h"
 #include "proto/wire.h"
 
 static void refuse(struct fyd_job *j, int code, const char *text)
@@ -133,6 +135,18 @@ static void check_room(struct create *c)
         add_reason(c, FY_ERESOURCE,
                    "only %llu KiB of disk space are free under %s (at least %u KiB are needed)",
                    (unsigned long long)(disk >> 10), c->d->root, FYD_DISK_MARGIN >> 10);
+}
+
+static void check_nics(struct create *c)
+{
+    char why[256];
+    if (c->machine->n_nics > FYD_NICS_MAX)
+        add_reason(c, FY_EREFUSED, "%zu network cards (at most %d here)", c->machine->n_nics, FYD_NICS_MAX);
+    for (size_t i = 0; i < c->machine->n_nics && i < FYD_NICS_MAX; i++) {
+        fyd_nic_check(c->machine->nics[i], (unsigned)i, false, why, sizeof why);
+        if (*why)
+            add_reason(c, FY_EREFUSED, "%s", why);
+    }
 }
 
 static void check_disks(struct create *c)
@@ -259,6 +273,7 @@ static void create_begin(void *arg)
     }
     check_names(c);
     check_room(c);
+    check_nics(c);
     check_disks(c);
     /* The hypervisor looks at its machine before it makes anything, and says all that it lacks: a process of
      * its own for that is needed only where none will be started, or where its reasons must join others. */
@@ -291,7 +306,7 @@ static void create(struct fyd_job *j, const Ferry__CreateIncoming *op)
     if (j->kind != FERRY__JOB_KIND__JOB_RECEIVE || j->ho || !own_id(j, &op->handover_id) || !m ||
         m->uuid.len != FYD_ID_LEN || !fyd_name_ok(m->name) || m->memory_bytes == 0 ||
         m->memory_bytes > FY_MEMORY_MAX || m->memory_bytes % (2u << 20) || m->vcpus == 0 ||
-        m->vcpus > FY_VCPUS_MAX) {
+        m->vcpus > FY_VCPUS_MAX || !fyd_memory_file_bytes(m)) {
         refuse(j, FY_ECORRUPT,
                "the peer describes a guest that cannot be (name, UUID, memory size or vCPU count)");
         return;

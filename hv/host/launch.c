@@ -15,7 +15,9 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/firmware.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "hv/host/spawn.h"
 
 #define CALL_MS 10000
@@ -25,7 +27,8 @@ struct kit {
     int fds[FYD_SPAWN_FDS];
     bool owned[FYD_SPAWN_FDS];
     const char *options[FYD_SPAWN_FDS];
-    char numbers[FYD_SPAWN_FDS][8];
+    char prefix[FYD_SPAWN_FDS][24]; /* of the number */
+    char numbers[FYD_SPAWN_FDS][40];
     const char *argv[2 * FYD_SPAWN_FDS + 8];
     int nfds;
     int argc;
@@ -51,7 +54,7 @@ static void kit_argv(struct kit *k, const struct fyd_launch *l)
 {
     k->argv[k->argc++] = "ferry-hv";
     for (int i = 0; i < k->nfds; i++) {
-        snprintf(k->numbers[i], sizeof k->numbers[i], "%d", 3 + i);
+        snprintf(k->numbers[i], sizeof k->numbers[i], "%s%d", k->prefix[i], 3 + i);
         k->argv[k->argc++] = k->options[i];
         k->argv[k->argc++] = k->numbers[i];
     }
@@ -69,7 +72,7 @@ static int make_memory(const Ferry__Machine *m, struct kit *k, struct fy_err *e)
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (m->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
     snprintf(name, sizeof name, "ferry:%s", m->name);
     int fd = kit_add(k, "--mem-fd", memfd_create(name, flags), true);
-    if (fd < 0 || ftruncate(fd, (off_t)m->memory_bytes) < 0 ||
+    if (fd < 0 || ftruncate(fd, (off_t)fyd_memory_file_bytes(m)) < 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot make %llu MiB of guest memory%s",
                              (unsigned long long)(m->memory_bytes >> 20),
@@ -96,6 +99,35 @@ int fyd_machine_memfd(const Ferry__Machine *m, struct fy_err *e)
     }
     free(buf);
     return fd;
+}
+
+/* What the cards are joined to. A guest that comes here takes no forward: they are opened when it is ours,
+ * since until then they may be the other side's. */
+static int join_nics(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k, struct fy_err *e)
+{
+    for (size_t i = 0; i < l->machine->n_nics && i < FYD_NICS_MAX; i++) {
+        const Ferry__Nic *nic = l->machine->nics[i];
+        int fds[FYD_NIC_QUEUES] = {-1}, n = 1;
+        if (fyd_nic_is_user(nic)) {
+            if (fyd_usernet_start(g, nic, (unsigned)i, !l->incoming, fds, e) < 0)
+                return fy_fail_prefix(e, "net%zu", i);
+        } else {
+            n = fyd_nic_open(nic, (unsigned)i, fds, e);
+        }
+        for (int q = 0; q < n; q++) {
+            if (k->nfds == FYD_SPAWN_FDS) {
+                fy_close(&fds[q]);
+                n = -1;
+                fy_fail(e, FY_ERESOURCE, "net%zu: too many queues for one guest", i);
+                continue;
+            }
+            snprintf(k->prefix[k->nfds], sizeof k->prefix[0], "%u.%u=", (unsigned)i, (unsigned)q);
+            kit_add(k, "--nic-fd", fds[q], true);
+        }
+        if (n < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k, int *log_fd,
@@ -127,8 +159,15 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         kit_add(k, "--kernel-fd", l->kernel_fd, false);
     if (l->initrd_fd >= 0)
         kit_add(k, "--initrd-fd", l->initrd_fd, false);
+    if (join_nics(g, l, k, e) < 0)
+        return -1;
     for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
         kit_add(k, "--disk-fd", l->disk_fds[i], false);
+    if (l->firmware_fd >= 0)
+        kit_add(k, "--firmware-fd", l->firmware_fd, false);
+    if (l->machine->firmware && l->machine->firmware->nvram_bytes &&
+        kit_add(k, "--nvram-fd", fyd_nvram_open(g->d, l->machine, l->incoming, e), true) < 0)
+        return -1;
     if (l->machine->vsock_cid && kit_add(k, "--vsock-fd", fyd_vsock_listen(g, e), true) < 0)
         return -1;
     int pair[2];
@@ -197,6 +236,8 @@ static void on_event(void *arg, const Ferry__Event *ev)
         fyd_vsock_connect(arg, ev->vsock_port, ev->vsock_id);
         return;
     }
+    if (ev->nics)
+        fyd_guest_ask_status(arg);
     fyd_guest_hv_state(arg, ev->state, ev->report, ev->exit_status);
 }
 

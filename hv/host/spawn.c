@@ -27,7 +27,7 @@ static void set_up_child(const struct fyd_spawn *s, pid_t parent)
         return;
     /* Two steps: a source may sit where a target goes. */
     for (int i = 0; i < s->nfds; i++)
-        if ((high[i] = fcntl(s->fds[i], F_DUPFD_CLOEXEC, 64)) < 0)
+        if ((high[i] = fcntl(s->fds[i], F_DUPFD_CLOEXEC, 3 + FYD_SPAWN_FDS)) < 0)
             return;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0 || dup2(null, 0) < 0 || dup2(s->out_fd > 0 ? s->out_fd : null, 1) < 0)
@@ -53,7 +53,7 @@ int fyd_spawn(const struct fyd_spawn *s, pid_t *pid, int *pidfd, struct fy_err *
     if (s->nfds > FYD_SPAWN_FDS || pipe2(status, O_CLOEXEC) < 0)
         return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot start %s", s->path);
     /* Above every target, so that dup2 in the child cannot close it. */
-    int told = fcntl(status[1], F_DUPFD_CLOEXEC, 128);
+    int told = fcntl(status[1], F_DUPFD_CLOEXEC, 3 + FYD_SPAWN_FDS);
     close(status[1]);
     if (told < 0) {
         close(status[0]);

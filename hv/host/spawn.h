@@ -9,7 +9,7 @@
 
 #include "hv/base/err.h"
 
-#define FYD_SPAWN_FDS 40
+#define FYD_SPAWN_FDS 128
 
 struct fyd_spawn {
     const char *path;

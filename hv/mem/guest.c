@@ -54,14 +54,33 @@ static int check_fd(int fd, uint64_t bytes, struct fy_err *e)
     return 0;
 }
 
+static void add_area(struct fy_gmem *m, uint64_t ram, uint64_t area)
+{
+    m->ram_slots = m->slot_count;
+    if (area)
+        m->slots[m->slot_count++] = (struct fy_slot){.gpa = FY_HOLE_END - area, .bytes = area, .offset = ram};
+}
+
 struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, struct fy_err *e)
 {
+    return fy_gmem_open_area(fd, ro_fd, bytes, 0, hugepages, e);
+}
+
+struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area, bool hugepages,
+                                  struct fy_err *e)
+{
     struct fy_gmem *m = NULL;
-    if (bytes == 0 || bytes % SLOT_UNIT || bytes > BYTES_MAX) {
+    if (ram == 0 || ram % SLOT_UNIT || ram > BYTES_MAX) {
         fy_fail(e, FY_EUSAGE, "guest memory of %llu bytes: must be a multiple of 2 MiB, at most 1 TiB",
-                (unsigned long long)bytes);
+                (unsigned long long)ram);
         goto fail;
     }
+    if (area % SLOT_UNIT || area > FY_FIRMWARE_MAX) {
+        fy_fail(e, FY_EUSAGE, "a firmware area of %llu bytes: must be a multiple of 2 MiB, at most %llu",
+                (unsigned long long)area, FY_FIRMWARE_MAX);
+        goto fail;
+    }
+    uint64_t bytes = ram + area;
     if (check_fd(fd, bytes, e) < 0)
         goto fail;
     m = calloc(1, sizeof *m);
@@ -82,7 +101,8 @@ struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, 
     m->bytes = bytes;
     m->host = p;
     m->hugepages = hugepages;
-    m->slot_count = fy_gmem_layout(bytes, m->slots);
+    m->slot_count = fy_gmem_layout(ram, m->slots);
+    add_area(m, ram, area);
     for (unsigned i = 0; i < m->slot_count; i++)
         m->slots[i].host = m->host + m->slots[i].offset;
     return m;
@@ -175,7 +195,7 @@ int fy_gmem_prealloc(struct fy_gmem *m, unsigned threads, uint64_t *took_ns, str
 
 static const struct fy_slot *slot_of(const struct fy_gmem *m, uint64_t gpa, uint64_t len)
 {
-    for (unsigned i = 0; i < m->slot_count; i++) {
+    for (unsigned i = 0; i < m->ram_slots; i++) {
         const struct fy_slot *s = &m->slots[i];
         if (gpa >= s->gpa && fy_range_ok(gpa - s->gpa, len, s->bytes))
             return s;
@@ -189,15 +209,49 @@ uint8_t *fy_gmem_at(const struct fy_gmem *m, uint64_t gpa, uint64_t len)
     return s ? s->host + (gpa - s->gpa) : NULL;
 }
 
+static void mark(struct fy_gmem *m, uint64_t offset, uint64_t len)
+{
+    if (m->written)
+        m->written(m->written_arg, offset, len);
+    if (m->code_written)
+        m->code_written(m->code_written_arg, offset, len);
+}
+
 void fy_gmem_mark(struct fy_gmem *m, uint64_t gpa, uint64_t len)
 {
     const struct fy_slot *s = slot_of(m, gpa, len);
-    if (!s || !len)
-        return;
-    if (m->written)
-        m->written(m->written_arg, s->offset + (gpa - s->gpa), len);
-    if (m->code_written)
-        m->code_written(m->code_written_arg, s->offset + (gpa - s->gpa), len);
+    if (s && len)
+        mark(m, s->offset + (gpa - s->gpa), len);
+}
+
+static const struct fy_slot *area_of(const struct fy_gmem *m)
+{
+    return m->slot_count > m->ram_slots ? &m->slots[m->ram_slots] : NULL;
+}
+
+uint8_t *fy_gmem_area(const struct fy_gmem *m, uint64_t at, uint64_t len)
+{
+    const struct fy_slot *s = area_of(m);
+    return s && fy_range_ok(at, len, s->bytes) ? s->host + at : NULL;
+}
+
+void fy_gmem_area_mark(struct fy_gmem *m, uint64_t at, uint64_t len)
+{
+    const struct fy_slot *s = area_of(m);
+    if (s && len && fy_range_ok(at, len, s->bytes))
+        mark(m, s->offset + at, len);
+}
+
+int fy_gmem_add_rom(struct fy_gmem *m, uint64_t at, uint64_t bytes, struct fy_err *e)
+{
+    const struct fy_slot *s = area_of(m);
+    if (!s || !bytes || !fy_range_ok(at, bytes, s->bytes) || (at | bytes) % FY_PAGE_SIZE ||
+        m->rom_count == FY_ROMS_MAX)
+        return fy_fail(e, FY_EUSAGE, "no ROM of %llu bytes at %#llx of the firmware area",
+                       (unsigned long long)bytes, (unsigned long long)at);
+    m->roms[m->rom_count++] =
+        (struct fy_slot){.gpa = s->gpa + at, .bytes = bytes, .offset = s->offset + at, .host = s->host + at};
+    return 0;
 }
 
 int fy_gmem_write(struct fy_gmem *m, uint64_t gpa, const void *buf, uint64_t len, struct fy_err *e)

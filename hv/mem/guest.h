@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Guest memory: one memfd, mapped whole, seen by the guest as slots around the hole below 4 GiB. */
+/* Guest memory: one memfd, mapped whole, seen by the guest as slots around the hole below 4 GiB. Behind the
+ * RAM the memfd may have a firmware area, which mirrors the addresses that end at 4 GiB: parts of it are ROM,
+ * which the guest reads and executes and whose writes go to the bus; the rest (flash) it reaches through a
+ * device only. The area is a slot of log-dirty, so it travels like RAM; nothing but host code writes it. */
 #ifndef FERRY_MEM_GUEST_H
 #define FERRY_MEM_GUEST_H
 
@@ -18,13 +21,18 @@ struct fy_slot {
     uint8_t *host;   /* its address here */
 };
 
+#define FY_ROMS_MAX 2
+
 struct fy_gmem {
-    int fd;    /* the memfd, read-write; owned */
-    int ro_fd; /* the same file, read-only; owned */
-    uint64_t bytes;
+    int fd;         /* the memfd, read-write; owned */
+    int ro_fd;      /* the same file, read-only; owned */
+    uint64_t bytes; /* of the memfd: RAM and firmware area */
     uint8_t *host;
-    struct fy_slot slots[FY_SLOTS_MAX];
+    struct fy_slot slots[FY_SLOTS_MAX]; /* RAM first; then the firmware area, where there is one */
     unsigned slot_count;
+    unsigned ram_slots;
+    struct fy_slot roms[FY_ROMS_MAX]; /* what engines map for reading and executing only */
+    unsigned rom_count;
     bool hugepages;
     bool large; /* all of it is there, in 2 MiB pages (after fy_gmem_prealloc) */
     /* Called after host code wrote [offset, offset + len) of the memfd; set by log-dirty. Any thread. */
@@ -44,12 +52,25 @@ unsigned fy_gmem_layout(uint64_t bytes, struct fy_slot slots[FY_SLOTS_MAX]);
 /* Map fd (a memfd of exactly `bytes`, sealed against shrinking) and take ownership of both descriptors,
  * also on failure. Touches no page. */
 struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, struct fy_err *e);
+/* The same with a firmware area of `area` bytes (a multiple of 2 MiB, at most FY_FIRMWARE_MAX) behind `ram`
+ * bytes of RAM; the memfd has both. */
+struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area, bool hugepages,
+                                  struct fy_err *e);
+#define FY_FIRMWARE_MAX (8ull << 20)
 void fy_gmem_free(struct fy_gmem *m);
+
+/* Make [at, at + bytes) of the firmware area (whole pages) ROM, seen by the guest at its place below 4 GiB.
+ * Before an engine is made. */
+int fy_gmem_add_rom(struct fy_gmem *m, uint64_t at, uint64_t bytes, struct fy_err *e);
+/* Host address of [at, at + len) of the firmware area, NULL where it is not inside. The caller who writes
+ * through it calls fy_gmem_area_mark afterwards. Any thread. */
+uint8_t *fy_gmem_area(const struct fy_gmem *m, uint64_t at, uint64_t len);
+void fy_gmem_area_mark(struct fy_gmem *m, uint64_t at, uint64_t len);
 
 /* Touch every page with `threads` threads, contents kept. Fills *took_ns. */
 int fy_gmem_prealloc(struct fy_gmem *m, unsigned threads, uint64_t *took_ns, struct fy_err *e);
 
-/* Host address of [gpa, gpa + len), or NULL where that is not wholly inside one slot. The caller who
+/* Host address of [gpa, gpa + len), or NULL where that is not wholly inside one slot of RAM. The caller who
  * writes through it calls fy_gmem_mark afterwards. Any thread. */
 uint8_t *fy_gmem_at(const struct fy_gmem *m, uint64_t gpa, uint64_t len);
 

@@ -56,7 +56,7 @@ static void allow_reading(int ruleset, const char *path)
 }
 
 /* Handle every right and grant none, but for reading what the resolver needs. */
-static bool landlock(bool connects)
+static bool landlock(bool connects, bool listens)
 {
     static const char *const resolver[] = {"/etc", "/lib", "/lib64", "/usr/lib", "/run/systemd/resolve"};
     long abi = syscall(LANDLOCK_CREATE_RULESET, NULL, (size_t)0, LANDLOCK_VERSION);
@@ -66,7 +66,7 @@ static bool landlock(bool connects)
     }
     struct landlock_attr a = {.handled_access_fs = file_rights(abi)};
     size_t size = abi >= 6 ? sizeof a : abi >= 4 ? 16 : 8;
-    a.handled_access_net = connects ? NET_BIND : NET_BIND | NET_CONNECT;
+    a.handled_access_net = (listens ? 0 : NET_BIND) | (connects ? 0 : NET_CONNECT);
     a.scoped = SCOPE_SOCKETS | SCOPE_SIGNALS;
     int fd = (int)syscall(LANDLOCK_CREATE_RULESET, &a, size, 0);
     for (size_t i = 0; connects && fd >= 0 && i < FY_ARRAY_LEN(resolver); i++)
@@ -119,7 +119,7 @@ int fy_sandbox_process(const struct fy_sandbox_wants *w, uint32_t *layers, struc
         return -1;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
         *layers |= FY_SANDBOX_NO_PRIVS;
-    if (*layers & FY_SANDBOX_NO_PRIVS && landlock(w->connect))
+    if (*layers & FY_SANDBOX_NO_PRIVS && landlock(w->connect, w->listen))
         *layers |= FY_SANDBOX_FILES;
     return 0;
 }

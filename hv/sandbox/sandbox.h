@@ -28,12 +28,14 @@ enum fy_sandbox_thread {
     FY_SANDBOX_IO,     /* serves devices */
     FY_SANDBOX_VCPU,   /* runs the guest */
     FY_SANDBOX_WORKER, /* a worker that speaks with a peer; all its threads */
+    FY_SANDBOX_NET,    /* a guest's user network: speaks with anybody */
 };
 
 /* What the process still has to do. */
 struct fy_sandbox_wants {
     uid_t uid;    /* the user to become where started by root; 0 keeps the present one */
     bool connect; /* to peers by name: TCP, and reading what the resolver reads (/etc, libraries) */
+    bool listen;  /* at TCP ports */
 };
 
 /* Give up users, files and privileges. While the process has one thread. Layers that this host cannot give

@@ -24,7 +24,8 @@
 #define VCPU (1u << FY_SANDBOX_VCPU)
 #define IO (1u << FY_SANDBOX_IO)
 #define MAIN (1u << FY_SANDBOX_MAIN)
-#define WORKER (1u << FY_SANDBOX_WORKER)
+#define NET (1u << FY_SANDBOX_NET)
+#define WORKER (1u << FY_SANDBOX_WORKER | NET)
 #define ALL (VCPU | IO | MAIN | WORKER)
 
 #define CALL(name, kinds)                                                                                    \
@@ -124,6 +125,7 @@ static const struct {
     CALL(getuid, MAIN | WORKER),
     CALL(geteuid, MAIN | WORKER),
     CALL(uname, MAIN | WORKER),
+    CALL(seccomp, MAIN | WORKER), /* a thread narrows what it was given */
     CALL(io_uring_setup, MAIN | WORKER),
     CALL(sched_setscheduler, MAIN | WORKER),
     /* peers and the resolver */
@@ -157,6 +159,9 @@ static const struct {
     CALL(fadvise64, WORKER),
     CALL(sched_getparam, WORKER),
     CALL(copy_file_range, WORKER),
+    /* forwards */
+    CALL(listen, NET),
+    CALL(accept, NET),
 };
 
 /* Threads yes, processes no. The newer call keeps its flags in memory, where a filter cannot look: without it

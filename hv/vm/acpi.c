@@ -5,8 +5,9 @@
 
 #include "hv/base/checked.h"
 #include "hv/dev/platform.h"
+#include "hv/vm/acpi.h"
 #include "hv/vm/dsdt.hex"
-#include "hv/vm/load.h"
+#include "hv/vm/load_private.h"
 #include "hv/vm/lowmem.h"
 #include "hv/vm/pci.hex"
 #include "proto/wire.h"
@@ -29,24 +30,40 @@
 #define MADT_PCAT_COMPAT 1
 #define ISO_LEVEL_HIGH 0x000d
 
-/* Tables are put together here and copied to the guest in one piece. */
+/* Tables are put together here and copied to the guest in one piece, or by its firmware, which then has to
+ * know of the pointers in them. */
 struct area {
-    uint8_t bytes[FY_LOW_ACPI_BYTES];
-    size_t used;
+    struct fy_acpi *a;
+    uint64_t base; /* guest-physical address of the first byte */
 };
 
-static uint64_t gpa_of(size_t offset)
+static uint64_t gpa_of(const struct area *a, long offset)
 {
-    return FY_LOW_ACPI + offset;
+    return a->base + (uint64_t)offset;
+}
+
+/* A pointer to the table at `to`, as the `size` bytes at offset `at`. */
+static int put_pointer(struct area *a, size_t at, unsigned size, long to, struct fy_err *e)
+{
+    struct fy_acpi *t = a->a;
+    if (t->pointers == FY_ARRAY_LEN(t->pointer))
+        return fy_fail(e, FY_ERESOURCE, "ACPI: too many pointers");
+    t->pointer[t->pointers].at = (uint32_t)at;
+    t->pointer[t->pointers++].size = (uint8_t)size;
+    if (size == 8)
+        fy_put64(t->bytes + at, gpa_of(a, to));
+    else
+        fy_put32(t->bytes + at, (uint32_t)gpa_of(a, to));
+    return 0;
 }
 
 /* Room for a table of len bytes at its alignment; zeroed. -1 when the area is full. */
 static long take(struct area *a, size_t len, struct fy_err *e)
 {
-    size_t at = FY_ALIGN_UP(a->used, 64);
-    if (!fy_range_ok(at, len, sizeof a->bytes))
+    size_t at = FY_ALIGN_UP(a->a->used, 64);
+    if (!fy_range_ok(at, len, sizeof a->a->bytes))
         return fy_fail(e, FY_ERESOURCE, "ACPI tables do not fit into %u bytes", FY_LOW_ACPI_BYTES);
-    a->used = at + len;
+    a->a->used = at + len;
     return (long)at;
 }
 
@@ -86,16 +103,17 @@ static void put_gas(uint8_t *p, unsigned bits, uint64_t port)
     fy_put64(p + 4, port);
 }
 
-static long write_fadt(struct area *a, uint64_t facs, uint64_t dsdt, struct fy_err *e)
+static long write_fadt(struct area *a, long facs, long dsdt, struct fy_err *e)
 {
     long at = take(a, FADT_LENGTH, e);
     if (at < 0)
         return -1;
-    uint8_t *t = a->bytes + at;
+    uint8_t *t = a->a->bytes + at;
     sdt_header(t, "FACP", FADT_LENGTH, 6);
     t[131] = 4; /* minor version */
-    fy_put32(t + 36, (uint32_t)facs);
-    fy_put32(t + 40, (uint32_t)dsdt);
+    if (put_pointer(a, (size_t)at + 36, 4, facs, e) < 0 || put_pointer(a, (size_t)at + 40, 4, dsdt, e) < 0 ||
+        put_pointer(a, (size_t)at + 140, 8, dsdt, e) < 0) /* FIRMWARE_CTRL is set: X_FIRMWARE_CTRL stays 0 */
+        return -1;
     fy_put16(t + 46, FY_GSI_SCI);
     fy_put32(t + 56, FY_PORT_PM1_EVENT);
     fy_put32(t + 64, FY_PORT_PM1_CONTROL);
@@ -111,8 +129,6 @@ static long write_fadt(struct area *a, uint64_t facs, uint64_t dsdt, struct fy_e
                           FADT_RESET_REGISTER | FADT_HEADLESS);
     put_gas(t + 116, 8, FY_PORT_RESET);
     t[128] = FY_RESET_VALUE;
-    /* FIRMWARE_CTRL is set, so X_FIRMWARE_CTRL stays 0 */
-    fy_put64(t + 140, dsdt);
     put_gas(t + 148, 32, FY_PORT_PM1_EVENT);
     put_gas(t + 172, 16, FY_PORT_PM1_CONTROL);
     put_gas(t + 208, 32, FY_PORT_PM_TIMER);
@@ -126,7 +142,7 @@ static long write_facs(struct area *a, struct fy_err *e)
     long at = take(a, 64, e);
     if (at < 0)
         return -1;
-    uint8_t *t = a->bytes + at;
+    uint8_t *t = a->a->bytes + at;
     memcpy(t, "FACS", 4);
     fy_put32(t + 4, 64);
     t[32] = 2; /* version */
@@ -139,7 +155,7 @@ static long write_madt(struct area *a, unsigned vcpus, struct fy_err *e)
     long at = take(a, len, e);
     if (at < 0)
         return -1;
-    uint8_t *t = a->bytes + at;
+    uint8_t *t = a->a->bytes + at;
     sdt_header(t, "APIC", len, 5);
     fy_put32(t + 36, FY_LAPIC_ADDRESS);
     fy_put32(t + 40, MADT_PCAT_COMPAT);
@@ -176,7 +192,7 @@ static long write_aml(struct area *a, const unsigned char *aml, size_t len, stru
     long at = take(a, len, e);
     if (at < 0)
         return -1;
-    memcpy(a->bytes + at, aml, len);
+    memcpy(a->a->bytes + at, aml, len);
     return at;
 }
 
@@ -186,7 +202,7 @@ static long write_mcfg(struct area *a, struct fy_err *e)
     long at = take(a, SDT_HEADER + 8 + 16, e);
     if (at < 0)
         return -1;
-    uint8_t *t = a->bytes + at;
+    uint8_t *t = a->a->bytes + at;
     sdt_header(t, "MCFG", SDT_HEADER + 8 + 16, 1);
     fy_put64(t + 44, FY_ECAM_ADDRESS);
     t[55] = FY_ECAM_BUSES - 1;
@@ -204,7 +220,7 @@ static long write_ssdt(struct area *a, unsigned vcpus, struct fy_err *e)
     long at = take(a, SDT_HEADER + 1 + scope, e);
     if (at < 0)
         return -1;
-    uint8_t *t = a->bytes + at;
+    uint8_t *t = a->a->bytes + at;
     sdt_header(t, "SSDT", SDT_HEADER + 1 + scope, 2);
     uint8_t *p = t + SDT_HEADER;
     *p++ = 0x10; /* ScopeOp; PkgLength of two bytes: low nibble, then bits 4.. */
@@ -235,37 +251,76 @@ static void write_rsdp(uint8_t *t, uint64_t xsdt)
     t[32] = checksum(t, 36);
 }
 
-int fy_acpi_write(struct fy_gmem *m, unsigned revision, unsigned vcpus, uint64_t *rsdp, struct fy_err *e)
+/* The PCI bus's table, told where its first memory window begins: a DWord address space descriptor (ACPI 6.4,
+ * section 6.4.3.5.2). */
+static long write_pci(struct area *a, uint64_t low_ram_end, struct fy_err *e)
 {
+    static const uint8_t window[14] = {0x87, 0x17, 0, 0, 0x0c, 0x01, 0, 0, 0, 0, 0, 0, 0, 0x80};
+    uint64_t begin = FY_MAX((uint64_t)FY_PCI_WINDOW, low_ram_end);
+    long at = write_aml(a, pci_aml_code, sizeof pci_aml_code, e);
+    if (at < 0)
+        return -1;
+    uint8_t *t = a->a->bytes + at;
+    uint8_t *p = memmem(t, sizeof pci_aml_code, window, sizeof window);
+    if (!p || !fy_range_ok((uint64_t)(p - t), 26, sizeof pci_aml_code))
+        return fy_fail(e, FY_EFAIL, "ACPI: the PCI table has no memory window");
+    fy_put32(p + 10, (uint32_t)begin);
+    fy_put32(p + 22, (uint32_t)(FY_ECAM_ADDRESS - begin));
+    sdt_finish(t);
+    return at;
+}
+
+static long write_xsdt(struct area *a, const long *listed, size_t n, struct fy_err *e)
+{
+    size_t len = SDT_HEADER + 8 * n;
+    long at = take(a, len, e);
+    if (at < 0)
+        return -1;
+    uint8_t *t = a->a->bytes + at;
+    sdt_header(t, "XSDT", len, 1);
+    for (size_t i = 0; i < n; i++)
+        if (listed[i] < 0 || put_pointer(a, (size_t)at + SDT_HEADER + 8 * i, 8, listed[i], e) < 0)
+            return -1;
+    sdt_finish(t);
+    return at;
+}
+
+int fy_acpi_build(struct fy_acpi *t, uint64_t base, const struct fy_acpi_machine *machine, struct fy_err *e)
+{
+    unsigned vcpus = machine->vcpus;
     if (!vcpus || vcpus > FY_VCPUS_MAX)
         return fy_fail(e, FY_EUSAGE, "ACPI: %u vCPUs, must be 1 to %d", vcpus, FY_VCPUS_MAX);
-    struct area a = {.used = 0};
-    bool pci = revision >= 2;
-    long root = take(&a, 36, e);
+    memset(t, 0, sizeof *t);
+    struct area a = {.a = t, .base = base};
+    long root = take(&a, FY_ACPI_RSDP_BYTES, e);
     long facs = write_facs(&a, e);
     long dsdt = write_aml(&a, dsdt_aml_code, sizeof dsdt_aml_code, e);
     long listed[5] = {0, write_madt(&a, vcpus, e), write_ssdt(&a, vcpus, e)};
     size_t n = 3;
-    if (pci) {
+    if (machine->revision >= 2) {
         listed[n++] = write_mcfg(&a, e);
-        listed[n++] = write_aml(&a, pci_aml_code, sizeof pci_aml_code, e);
+        listed[n++] = write_pci(&a, machine->low_ram_end, e);
     }
     if (root < 0 || facs < 0 || dsdt < 0)
         return -1;
-    listed[0] = write_fadt(&a, gpa_of((size_t)facs), gpa_of((size_t)dsdt), e);
-    size_t len = SDT_HEADER + 8 * n;
-    long xsdt = take(&a, len, e);
-    for (size_t i = 0; i < n; i++)
-        if (listed[i] < 0 || xsdt < 0)
-            return -1;
-    uint8_t *t = a.bytes + xsdt;
-    sdt_header(t, "XSDT", len, 1);
-    for (size_t i = 0; i < n; i++)
-        fy_put64(t + SDT_HEADER + 8 * i, gpa_of((size_t)listed[i]));
-    sdt_finish(t);
-    write_rsdp(a.bytes + root, gpa_of((size_t)xsdt));
-    if (fy_gmem_write(m, FY_LOW_ACPI, a.bytes, a.used, e))
+    listed[0] = write_fadt(&a, facs, dsdt, e);
+    long xsdt = write_xsdt(&a, listed, n, e);
+    if (xsdt < 0)
+        return -1;
+    t->fadt = (uint32_t)listed[0];
+    t->xsdt = (uint32_t)xsdt;
+    write_rsdp(t->bytes + root, gpa_of(&a, xsdt));
+    return 0;
+}
+
+int fy_acpi_write(struct fy_gmem *m, unsigned revision, unsigned vcpus, uint64_t *rsdp, struct fy_err *e)
+{
+    const struct fy_acpi_machine machine = {revision, vcpus, fy_low_ram_end(m)};
+    struct fy_acpi t;
+    if (fy_acpi_build(&t, FY_LOW_ACPI, &machine, e) < 0)
+        return -1;
+    if (fy_gmem_write(m, FY_LOW_ACPI, t.bytes, t.used, e))
         return fy_fail_prefix(e, "ACPI tables");
-    *rsdp = gpa_of((size_t)root);
+    *rsdp = FY_LOW_ACPI;
     return 0;
 }

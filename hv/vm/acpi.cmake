@@ -12,7 +12,7 @@ foreach(table dsdt pci)
 endforeach()
 add_custom_target(ferry_dsdt DEPENDS ${dsdt_dir}/dsdt.hex ${dsdt_dir}/pci.hex)
 ferry_room(load
-  SOURCES load.c load_elf.c load_bzimage.c acpi.c
+  SOURCES load.c load_elf.c load_bzimage.c load_multiboot.c multiboot_info.c acpi.c
   LINKS ferry_mem ferry_base)
 set_source_files_properties(acpi.c PROPERTIES OBJECT_DEPENDS "${dsdt_dir}/dsdt.hex;${dsdt_dir}/pci.hex")
 add_dependencies(ferry_load ferry_dsdt)

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "hv/vm/firmware.h"
 #include "hv/vm/internal.h"
 #include "hv/vm/load.h"
 
@@ -60,29 +61,39 @@ static int load(struct fy_machine *m, struct fy_boot *boot, struct fy_err *e)
 
 bool fy_machine_has_images(const struct fy_machine *m)
 {
-    return m->kernel_fd >= 0;
+    return m->kernel_fd >= 0 || m->desc->firmware;
 }
 
-int fy_machine_boot(struct fy_machine *m, struct fy_err *e)
+static int boot_kernel(struct fy_machine *m, struct fy_cpu_boot *cb, struct fy_err *e)
 {
     struct fy_boot b;
     memset(&b, 0, sizeof b);
-    if (!fy_machine_has_images(m))
-        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no boot images here");
     if (load(m, &b, e) < 0)
         return fy_fail_prefix(e, "kernel");
-    struct fy_cpu_boot cb = {
+    *cb = (struct fy_cpu_boot){
         .long_mode = b.long_mode,
         .rip = b.rip,
         .rsp = b.rsp,
+        .rax = b.rax,
         .rbx = b.rbx,
         .rsi = b.rsi,
         .cr3 = b.cr3,
         .gdt_base = b.gdt_base,
         .gdt_limit = b.gdt_limit,
     };
-    if (m->pci)
+    return 0;
+}
+
+int fy_machine_boot(struct fy_machine *m, struct fy_err *e)
+{
+    struct fy_cpu_boot cb;
+    if (!fy_machine_has_images(m))
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no boot images here");
+    /* Firmware places what is on the bus itself. */
+    if (m->pci && !m->desc->firmware)
         fy_pci_assign(m->pci);
+    if ((m->desc->firmware ? fy_firmware_boot(m, &cb, e) : boot_kernel(m, &cb, e)) < 0)
+        return -1;
     for (unsigned i = 0; i < m->vcpus; i++)
         if (m->engine->ops->vcpu_reset(m->engine, i, i ? NULL : &cb, e) < 0)
             return -1;

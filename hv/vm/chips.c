@@ -6,6 +6,7 @@
 #include "hv/base/clock.h"
 #include "hv/dev/platform.h"
 #include "hv/dev/virtio_vsock.h"
+#include "hv/vm/firmware.h"
 #include "hv/vm/internal.h"
 
 uint64_t fy_machine_guest_ns(struct fy_machine *m)
@@ -127,7 +128,7 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
         return -1;
     m->device_count++;
     m->gate = fy_gate_new(e);
-    if (!m->gate || fy_machine_make_disks(m, e) < 0)
+    if (!m->gate || fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
         return -1;
     if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid)
         return 0;
@@ -187,7 +188,7 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
     if (fy_serial_new(m->bus, &m->host, &d[DEV_SERIAL], e) < 0)
         return -1;
     m->device_count++;
-    if (fy_rtc_new(m->bus, &m->host, m->gmem->bytes, &d[DEV_RTC], e) < 0)
+    if (fy_rtc_new(m->bus, &m->host, m->desc->memory_bytes, &d[DEV_RTC], e) < 0)
         return -1;
     m->device_count++;
     if (fy_pm_new(m->bus, &m->host, &d[DEV_PM], e) < 0)
@@ -198,7 +199,9 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
             return -1;
         m->device_count++;
     }
-    return m->desc->revision >= 2 ? make_pci(m, e) : 0;
+    if (m->desc->revision >= 2 && make_pci(m, e) < 0)
+        return -1;
+    return fy_firmware_devices(m, e);
 }
 
 struct fy_device *fy_machine_device(struct fy_machine *m, const char *id)

@@ -9,6 +9,7 @@
 #include "hv/dev/gate.h"
 #include "hv/dev/platform.h"
 #include "hv/dev/virtio_devices.h"
+#include "hv/dev/virtio_net.h"
 #include "hv/vm/machine.h"
 
 /* The chips that every machine has, by their place in `devices`; the others follow. */
@@ -34,11 +35,15 @@ struct fy_machine {
     struct fy_virtio *balloon, *vsock; /* NULL: none */
     struct fy_pci *pci;                /* NULL: revision 1 */
     struct fy_iothread *io;            /* of the devices that have little to do */
+    struct fy_device *nics[FY_NICS_MAX];
+    int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX]; /* not yet a backend's */
+    void (*nic_lost)(void *arg);
     struct fy_device *disks[FY_DISKS_MAX];
     unsigned disk_count;
     struct fy_gate *gate; /* what goes out of the machine passes it */
     struct fy_loop *loop;
     int kernel_fd, initrd_fd;
+    int nvram_fd; /* the caller's; -1: none */
     int runlog_fd;
     uint8_t run_id[16];
     void *arg;
@@ -73,6 +78,14 @@ struct fy_machine {
     uint64_t clock_frozen_ns;
     bool clock_frozen;
 };
+
+/* nics.c. complete: fill in addresses. check: reasons against what the description says of cards. expect: is
+ * id one of them? make: on the bus, from nic_fds. close: descriptors that nobody took. */
+int fy_nics_complete(Ferry__Machine *d, struct fy_err *e);
+void fy_nics_check(const Ferry__Machine *d, struct fy_err *why);
+bool fy_nics_expect(const Ferry__Machine *d, const char *id);
+int fy_nics_make(struct fy_machine *m, struct fy_err *e);
+void fy_nics_close(struct fy_machine *m);
 
 /* run.c */
 int fy_machine_start_threads(struct fy_machine *m, struct fy_err *e);

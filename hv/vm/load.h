@@ -15,10 +15,12 @@
 struct fy_boot {
     bool long_mode; /* true: 64-bit with the page tables at cr3; false: 32-bit protected, paging off */
     uint64_t rip, rsp;
-    uint64_t rbx;      /* PVH: hvm_start_info */
-    uint64_t rsi;      /* bzImage: boot_params */
-    uint64_t cr3;      /* long mode: an identity map that covers at least 4 GiB */
-    uint64_t gdt_base; /* long mode: a GDT in guest memory with __BOOT_CS 0x10 and __BOOT_DS 0x18 */
+    uint64_t rax; /* Multiboot: magic number */
+    uint64_t rbx; /* PVH: hvm_start_info; Multiboot: information */
+    uint64_t rsi; /* bzImage: boot_params */
+    uint64_t cr3; /* long mode: an identity map that covers at least 4 GiB */
+    uint64_t
+        gdt_base; /* bzImage: a GDT in guest memory with __BOOT_CS 0x10 and __BOOT_DS 0x18; limit 0: none */
     uint16_t gdt_limit;
 };
 
@@ -32,8 +34,9 @@ struct fy_boot_images {
     uint64_t acpi_rsdp; /* gpa of the RSDP */
 };
 
-/* Load an ELF with an XEN_ELFNOTE_PHYS32_ENTRY note (PVH) or a bzImage (protocol 2.12 or later,
- * XLF_KERNEL_64; Linux Documentation/arch/x86/boot.rst). FY_ECORRUPT for an image that breaks its format,
+/* Load an ELF with an XEN_ELFNOTE_PHYS32_ENTRY note (PVH), an image with a Multiboot header (specifications
+ * 0.6.96 and 2.0; the initrd becomes its module), or a bzImage (protocol 2.12 or later, XLF_KERNEL_64; Linux
+ * Documentation/arch/x86/boot.rst). FY_ECORRUPT for an image that breaks its format,
  * FY_EUNSUPPORTED for one that is neither, FY_ERESOURCE when memory is too small; says what and where. Guest
  * memory is undefined after an error. */
 int fy_load_kernel(struct fy_gmem *m, const struct fy_boot_images *images, struct fy_boot *boot,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* bzImage by its 64-bit entry (Linux Documentation/arch/x86/boot.rst, "64-bit Boot Protocol", and
- * zero-page.rst). */
+/* bzImage by its 64-bit entry, or its 32-bit one where it has no other (Linux
+ * Documentation/arch/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Protocol", and zero-page.rst). */
 #include <string.h>
 
 #include "hv/base/checked.h"
@@ -50,6 +50,7 @@ struct bzimage {
     size_t code_len;
     uint64_t align, pref, init_size;
     bool relocatable;
+    bool wide; /* has the 64-bit entry */
 };
 
 bool fy_is_bzimage(const struct fy_boot_images *images)
@@ -65,12 +66,9 @@ static int parse(const struct fy_boot_images *images, struct bzimage *z, struct 
         return fy_fail(e, FY_ECORRUPT, "bzImage: %zu bytes are too few for the setup header",
                        images->kernel_len);
     unsigned version = fy_get16(k + HDR_VERSION);
-    if (version < 0x20c)
-        return fy_fail(e, FY_EUNSUPPORTED, "bzImage: boot protocol %u.%02u, 2.12 is needed", version >> 8,
+    if (version < 0x20a)
+        return fy_fail(e, FY_EUNSUPPORTED, "bzImage: boot protocol %u.%02u, 2.10 is needed", version >> 8,
                        version & 0xff);
-    if (!(fy_get16(k + HDR_XLOADFLAGS) & XLF_KERNEL_64))
-        return fy_fail(e, FY_EUNSUPPORTED,
-                       "bzImage: no 64-bit entry (XLF_KERNEL_64); is it a 32-bit kernel?");
     if (!(k[HDR_LOADFLAGS] & LOADED_HIGH))
         return fy_fail(e, FY_EUNSUPPORTED, "bzImage: loads below 1 MiB");
     size_t setup = ((size_t)(k[HDR_SETUP_SECTS] ? k[HDR_SETUP_SECTS] : 4) + 1) * 512;
@@ -87,7 +85,8 @@ static int parse(const struct fy_boot_images *images, struct bzimage *z, struct 
                           .align = fy_get32(k + HDR_KERNEL_ALIGNMENT),
                           .pref = fy_get64(k + HDR_PREF_ADDRESS),
                           .init_size = fy_get32(k + HDR_INIT_SIZE),
-                          .relocatable = k[HDR_RELOCATABLE]};
+                          .relocatable = k[HDR_RELOCATABLE],
+                          .wide = version >= 0x20c && fy_get16(k + HDR_XLOADFLAGS) & XLF_KERNEL_64};
     if (!z->align || z->align & (z->align - 1))
         return fy_fail(e, FY_ECORRUPT, "bzImage: kernel alignment %#llx is no power of two",
                        (unsigned long long)z->align);
@@ -157,11 +156,11 @@ static int write_page_tables(struct fy_gmem *m, struct fy_err *e)
     return 0;
 }
 
-static int write_gdt(struct fy_gmem *m, struct fy_boot *boot, struct fy_err *e)
+static int write_gdt(struct fy_gmem *m, bool wide, struct fy_boot *boot, struct fy_err *e)
 {
     uint8_t gdt[32] = {0};
-    fy_put64(gdt + 0x10, 0x00af9b000000ffffull); /* __BOOT_CS: 64-bit code */
-    fy_put64(gdt + 0x18, 0x00cf93000000ffffull); /* __BOOT_DS: flat data */
+    fy_put64(gdt + 0x10, wide ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull); /* __BOOT_CS */
+    fy_put64(gdt + 0x18, 0x00cf93000000ffffull);                                /* __BOOT_DS: flat data */
     boot->gdt_base = FY_LOW_GDT;
     boot->gdt_limit = sizeof gdt - 1;
     return fy_gmem_write(m, FY_LOW_GDT, gdt, sizeof gdt, e);
@@ -179,15 +178,16 @@ int fy_load_bzimage(struct fy_gmem *m, const struct fy_boot_images *images, stru
         return fy_fail_prefix(e, "bzImage");
     uint64_t initrd_max = fy_get32(z.header + HDR_INITRD_ADDR_MAX);
     uint32_t cmdline_max = fy_get32(z.header + HDR_CMDLINE_SIZE);
-    *boot = (struct fy_boot){.long_mode = true,
-                             .rip = at + ENTRY_64,
+    *boot = (struct fy_boot){.long_mode = z.wide,
+                             .rip = z.wide ? at + ENTRY_64 : at,
                              .rsp = FY_LOW_STACK,
                              .rsi = FY_LOW_BOOT_PARAMS,
                              .cr3 = FY_LOW_PAGE_TABLES};
     if (fy_load_cmdline(m, images->cmdline, cmdline_max ? cmdline_max : 255, e) ||
         fy_load_initrd(m, images, FY_ALIGN_UP(at + z.init_size, FY_PAGE_SIZE),
                        initrd_max ? initrd_max + 1 : FY_HOLE_START, &initrd, e) ||
-        write_boot_params(m, images, &z, initrd, e) || write_page_tables(m, e) || write_gdt(m, boot, e))
+        write_boot_params(m, images, &z, initrd, e) || write_page_tables(m, e) ||
+        write_gdt(m, z.wide, boot, e))
         return -1;
     return 0;
 }

@@ -19,7 +19,7 @@
 /* What the loader needs of a program header of either class. */
 struct segment {
     uint32_t type;
-    uint64_t offset, paddr, filesz, memsz, align;
+    uint64_t offset, vaddr, paddr, filesz, memsz, align;
 };
 
 struct image {
@@ -75,6 +75,7 @@ static struct segment segment_at(const struct image *im, unsigned i)
         const uint8_t *p = im->bytes + im->table + i * sizeof(Elf64_Phdr);
         return (struct segment){.type = fy_get32(p + offsetof(Elf64_Phdr, p_type)),
                                 .offset = fy_get64(p + offsetof(Elf64_Phdr, p_offset)),
+                                .vaddr = fy_get64(p + offsetof(Elf64_Phdr, p_vaddr)),
                                 .paddr = fy_get64(p + offsetof(Elf64_Phdr, p_paddr)),
                                 .filesz = fy_get64(p + offsetof(Elf64_Phdr, p_filesz)),
                                 .memsz = fy_get64(p + offsetof(Elf64_Phdr, p_memsz)),
@@ -83,6 +84,7 @@ static struct segment segment_at(const struct image *im, unsigned i)
     const uint8_t *p = im->bytes + im->table + i * sizeof(Elf32_Phdr);
     return (struct segment){.type = fy_get32(p + offsetof(Elf32_Phdr, p_type)),
                             .offset = fy_get32(p + offsetof(Elf32_Phdr, p_offset)),
+                            .vaddr = fy_get32(p + offsetof(Elf32_Phdr, p_vaddr)),
                             .paddr = fy_get32(p + offsetof(Elf32_Phdr, p_paddr)),
                             .filesz = fy_get32(p + offsetof(Elf32_Phdr, p_filesz)),
                             .memsz = fy_get32(p + offsetof(Elf32_Phdr, p_memsz)),
@@ -220,4 +222,47 @@ int fy_load_elf(struct fy_gmem *m, const struct fy_boot_images *images, struct f
         return -1;
     *boot = (struct fy_boot){.rip = entry, .rbx = FY_LOW_START_INFO, .rsp = FY_LOW_STACK};
     return 0;
+}
+
+bool fy_elf_has_pvh(const struct fy_boot_images *images)
+{
+    struct image im;
+    uint64_t entry;
+    if (!fy_is_elf(images) || read_header(images, &im, NULL) < 0)
+        return false;
+    for (unsigned i = 0; i < im.count; i++) {
+        struct segment s = segment_at(&im, i);
+        if (s.type == PT_NOTE && fy_range_ok(s.offset, s.filesz, im.len) &&
+            scan_notes(&im, &s, &entry, NULL) > 0)
+            return true;
+    }
+    return false;
+}
+
+int fy_load_elf_segments(struct fy_gmem *m, const struct fy_boot_images *images, struct fy_loaded *l,
+                         struct fy_err *e)
+{
+    struct image im;
+    bool found = false;
+    if (read_header(images, &im, e) < 0)
+        return -1;
+    uint64_t entry = im.wide ? fy_get64(im.bytes + offsetof(Elf64_Ehdr, e_entry))
+                             : fy_get32(im.bytes + offsetof(Elf32_Ehdr, e_entry));
+    for (unsigned i = 0; i < im.count; i++) {
+        struct segment s = segment_at(&im, i);
+        if (s.type != PT_LOAD || !s.memsz)
+            continue;
+        if (!fy_range_ok(s.offset, s.filesz, im.len) || s.filesz > s.memsz)
+            return fy_fail(e, FY_ECORRUPT, "ELF kernel: segment %u runs out of the %zu bytes of the file", i,
+                           im.len);
+        if (fy_load_part(m, l, s.paddr, im.bytes + s.offset, s.filesz, s.memsz, e) < 0)
+            return fy_fail_prefix(e, "ELF kernel: segment %u", i);
+        if (!found && entry >= s.vaddr && entry - s.vaddr < s.memsz) {
+            l->entry = s.paddr + (entry - s.vaddr);
+            found = true;
+        }
+    }
+    return found ? 0
+                 : fy_fail(e, FY_ECORRUPT, "ELF kernel: its entry %#llx lies in no segment",
+                           (unsigned long long)entry);
 }

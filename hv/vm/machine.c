@@ -12,6 +12,7 @@
 #include "hv/base/log.h"
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
+#include "hv/vm/firmware.h"
 #include "hv/vm/internal.h"
 #include "proto/wire.h"
 
@@ -36,6 +37,8 @@ static bool expects(const Ferry__Machine *d, const char *id)
         const char *id;
         bool here;
     } all[] = {
+        {"fwcfg", d->firmware != NULL},
+        {"nvram", d->firmware && d->firmware->nvram_bytes},
         {"console", true},
         {"serial0", true},
         {"rtc", true},
@@ -55,7 +58,7 @@ static bool expects(const Ferry__Machine *d, const char *id)
         if (!strcmp(id, disk))
             return true;
     }
-    return false;
+    return fy_nics_expect(d, id);
 }
 
 static void check_devices(const Ferry__Machine *d, struct fy_err *why)
@@ -67,6 +70,7 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
     const char *virtio = d->rng         ? "an entropy device"
                          : d->balloon   ? "a balloon"
                          : d->n_disks   ? "disks"
+                         : d->n_nics    ? "a network card"
                          : d->vsock_cid ? "a socket device"
                                         : NULL;
     fy_machine_check_disks(d, why);
@@ -108,7 +112,10 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
         fy_reason_add(&why, FY_EREFUSED, "a seed without icount");
     if (fy_machine_is_soft(d) && d->dirty_ring)
         fy_reason_add(&why, FY_EREFUSED, "a dirty ring is KVM's: the software engine has none");
+    if (d->firmware)
+        fy_firmware_check(d, &why);
     check_devices(d, &why);
+    fy_nics_check(d, &why);
     if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
         fy_reason_add(&why, cpu.code, "%s", cpu.text);
     if (!why.code)
@@ -127,6 +134,8 @@ int fy_machine_complete(Ferry__Machine *d, const struct fy_cpu_support *s, struc
 {
     if (!d->revision)
         d->revision = FY_MACHINE_REVISION;
+    if (fy_nics_complete(d, e) < 0)
+        return -1;
     if (!d->engine[0] || !strcmp(d->engine, "auto")) {
         char *engine = strdup("kvm");
         if (!engine)
@@ -209,7 +218,7 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
             return -1;
     }
     m->bus = fy_bus_new(e);
-    if (!m->bus)
+    if (!m->bus || fy_firmware_map(m, e) < 0)
         return -1;
     struct fy_engine_config ec = {
         .gmem = m->gmem,
@@ -229,7 +238,7 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
     if (fy_machine_make_chips(m, e) < 0 || agree_devices(m, e) < 0 || record_msrs(m, e) < 0)
         return -1;
     m->logdirty = fy_logdirty_new(m->gmem, m->engine->ops->dirty, m->engine, e);
-    if (!m->logdirty)
+    if (!m->logdirty || (d->firmware && !c->incoming && fy_firmware_load(m, c->firmware_fd, e) < 0))
         return -1;
     return fy_machine_start_threads(m, e);
 }
@@ -242,15 +251,22 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     if (!m) {
         for (int i = 0; i < 4; i++)
             fy_close(&fds[i]);
+        for (unsigned i = 0; c->nic_fds && i < FY_NICS_MAX * FY_NET_PAIRS_MAX; i++)
+            fy_close(&c->nic_fds[0][i]);
         fy_fail(e, FY_ERESOURCE, "no memory for a machine");
         return NULL;
     }
+    memset(m->nic_fds, 0xff, sizeof m->nic_fds);
+    if (c->nic_fds)
+        memcpy(m->nic_fds, c->nic_fds, sizeof m->nic_fds);
+    m->nic_lost = c->nic_lost;
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->console_lock, NULL);
     pthread_cond_init(&m->wake, NULL);
     pthread_cond_init(&m->parked, NULL);
     m->kernel_fd = c->kernel_fd;
     m->initrd_fd = c->initrd_fd;
+    m->nvram_fd = c->nvram_fd;
     m->runlog_fd = c->runlog_fd;
     memcpy(m->run_id, c->run_id, sizeof m->run_id);
     m->loop = c->loop;
@@ -267,7 +283,8 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     if (!m->desc)
         fy_fail(e, FY_ERESOURCE, "no memory for a machine");
     else
-        m->gmem = fy_gmem_open(c->mem_fd, c->mem_ro_fd, m->desc->memory_bytes, m->desc->hugepages, e);
+        m->gmem = fy_gmem_open_area(c->mem_fd, c->mem_ro_fd, m->desc->memory_bytes, fy_firmware_area(m->desc),
+                                    m->desc->hugepages, e);
     if (!m->desc) {
         fy_close(&fds[0]);
         fy_close(&fds[1]);
@@ -292,6 +309,7 @@ void fy_machine_free(struct fy_machine *m)
         m->devices[i].ops->free(m->devices[i].dev);
     fy_gate_free(m->gate);
     fy_iothread_free(m->io);
+    fy_nics_close(m);
     if (m->engine)
         m->engine->ops->free(m->engine);
     fy_bus_free(m->bus);

@@ -12,6 +12,7 @@
 #include "hv/base/loop.h"
 #include "hv/cpu/cpu.h"
 #include "hv/cpu/model.h"
+#include "hv/dev/virtio_net.h"
 #include "hv/mem/guest.h"
 #include "hv/mem/logdirty.h"
 #include "proto/machine.pb-c.h"
@@ -29,13 +30,20 @@ struct fy_machine_config {
     int kvm_fd;                 /* the caller's */
     int mem_fd, mem_ro_fd;      /* taken over, also on failure */
     int kernel_fd, initrd_fd;   /* taken over, also on failure; -1: none */
+    int firmware_fd;            /* the caller's; -1: none, or the machine is incoming */
+    int nvram_fd;               /* the caller's, read and written for the machine's life; -1: none */
     int runlog_fd;              /* the caller's; -1: none */
+    /* What the cards are joined to, by card and queue pair: FY_NICS_MAX rows, taken over, also on failure;
+     * -1: none. NULL: all -1. */
+    int (*nic_fds)[FY_NET_PAIRS_MAX];
     uint8_t run_id[16];
     bool incoming;
     struct fy_loop *loop;
     void *arg; /* of the calls below */
     /* The guest wrote to its console. A vCPU's thread, with the console lock held. */
     void (*console_out)(void *arg, const uint8_t *buf, size_t len);
+    /* Optional: a network card has lost its backend. Any thread, a device's lock held. */
+    void (*nic_lost)(void *arg);
     /* The console takes input again. Any thread. */
     void (*console_room)(void *arg);
     /* The guest has ended itself (fy_machine_end is not FY_END_NONE); all vCPUs are parked. Main thread. */
@@ -132,6 +140,15 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
                              uint64_t *position);
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
+/* The MAC address of a card whose description has none: 02, then 40 bits of two CRC-32C over the guest's UUID
+ * and the card's number. The same on every host, for the guest's life. Pure. */
+void fy_nic_mac(const uint8_t uuid[16], unsigned index, uint8_t mac[6]);
+/* Network cards (hv/dev/virtio_net.h), "net0" first. */
+unsigned fy_machine_nics(struct fy_machine *m);
+struct fy_device *fy_machine_nic(struct fy_machine *m, unsigned i);
+/* Another limit (bytes/s each way; 0: none) for a card that is there; the description says so from now on, so
+ * that it travels. */
+void fy_machine_set_nic_rate(struct fy_machine *m, unsigned i, uint64_t rate);
 /* Device i of the machine, NULL behind the last (fewer than FY_DEVICES_MAX). */
 const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsigned i);
 #define FY_DEVICES_MAX 40

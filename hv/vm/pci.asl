@@ -12,6 +12,7 @@ DefinitionBlock ("pci.aml", "SSDT", 2, "FERRY ", "FERRYPCI", 1)
             Name (_UID, 0)
             Name (_BBN, 0)
             Name (_SEG, 0)
+            // hv/vm/acpi.c moves the first memory window's begin to the end of RAM.
             Name (_CRS, ResourceTemplate ()
             {
                 WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0, 0x0f, 0, 0x10)
@@ -19,7 +20,9 @@ DefinitionBlock ("pci.aml", "SSDT", 2, "FERRY ", "FERRYPCI", 1)
                 WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0, 0x0CF7, 0, 0x0CF8)
                 WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0x0D00, 0xFFFF, 0, 0xF300)
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
-                             0, 0xC0000000, 0xFCFFFFFF, 0, 0x3D000000)
+                             0, 0x80000000, 0xFCFFFFFF, 0, 0x7D000000)
+                DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
+                             0, 0xFE000000, 0xFEBFFFFF, 0, 0x00C00000)
             })
             Name (_PRT, Package ()
             {

@@ -2,6 +2,7 @@
 /* The daemon's API and what else it parses. The input is a row of messages {length u16, bytes} of one client,
  * sent to a whole daemon in this process; its programs do not exist, so nothing is ever started. The bytes
  * also go, as they are, through the parsers of prefaces, tokens, certificates and the run log. */
+#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,6 +35,17 @@ static void run_for(unsigned ms)
 
 static char root[] = "/tmp/ferry-fuzz-api-XXXXXX";
 
+/* The definitions that the input made. */
+static void remove_definitions(void)
+{
+    DIR *dir = opendir("definitions");
+    for (struct dirent *entry; dir && (entry = readdir(dir)) != NULL;)
+        unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+    rmdir("definitions");
+}
+
 static void clean_up(void)
 {
     static const char *const names[] = {"inventory.db",  "inventory.db-wal", "inventory.db-shm",
@@ -44,6 +56,7 @@ static void clean_up(void)
         return;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(names[i]);
+    remove_definitions();
     rmdir("guests");
     rmdir(root);
 }

@@ -65,6 +65,30 @@ add_custom_command(
   VERBATIM)
 add_custom_target(sysguest ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/sysguest.elf)
 
+# The Multiboot guest: both specifications, as ELF and flat with addresses in the header.
+set(multiboot_dir ${CMAKE_SOURCE_DIR}/tests/guests/multiboot)
+foreach(version 1 2)
+  foreach(kind elf flat)
+    set(multiboot_out ${CMAKE_BINARY_DIR}/tests/guests/multiboot${version}.${kind})
+    set(multiboot_how -Wl,--oformat=elf32-i386)
+    if(kind STREQUAL flat)
+      set(multiboot_how -DKLUDGE -Wl,--oformat=binary)
+    endif()
+    add_custom_command(
+      OUTPUT ${multiboot_out}
+      COMMAND ${GUEST_CC} -std=gnu17 -m32 -march=i686 -O2 -Wall -Wextra -Wshadow -Werror -ffreestanding -nostdlib -static
+              -fno-pic -no-pie -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables
+              -mgeneral-regs-only -DMB=${version} ${multiboot_how} -Wl,-T,${multiboot_dir}/link.ld
+              -Wl,--build-id=none -Wl,--no-warn-rwx-segments -o ${multiboot_out} ${multiboot_dir}/boot.S
+              ${multiboot_dir}/main.c
+      DEPENDS ${multiboot_dir}/boot.S ${multiboot_dir}/main.c ${multiboot_dir}/link.ld
+      COMMENT "multiboot${version}.${kind}"
+      VERBATIM)
+    list(APPEND multiboot_images ${multiboot_out})
+  endforeach()
+endforeach()
+add_custom_target(multiboot ALL DEPENDS ${multiboot_images})
+
 # The guest that attacks its devices.
 set(hostile_dir ${CMAKE_SOURCE_DIR}/tests/guests/hostile)
 set(hostile_sources ${hostile_dir}/boot.S ${hostile_dir}/main.c)
@@ -88,3 +112,13 @@ add_custom_command(
   COMMENT "vsocket"
   VERBATIM)
 add_custom_target(vsocket ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/vsocket)
+
+# A firmware image that checks what it stands on.
+add_custom_command(
+  OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/check.rom
+  COMMAND ${GUEST_CC} -m32 -nostdlib -static -no-pie -Wl,--oformat=binary -Wl,-Ttext=0 -Wl,-e0 -Wl,--build-id=none
+          -o ${CMAKE_BINARY_DIR}/tests/guests/check.rom ${CMAKE_SOURCE_DIR}/tests/guests/rom/rom.S
+  DEPENDS ${CMAKE_SOURCE_DIR}/tests/guests/rom/rom.S
+  COMMENT "check.rom"
+  VERBATIM)
+add_custom_target(check_rom ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/check.rom)

@@ -22,10 +22,11 @@ ROOMS = {
     "hv/vm": ["hv/base", "hv/sandbox", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/backend", "proto"],
     "hv/control": ["hv/base", "hv/mem", "hv/cpu", "hv/dev", "hv/vm", "proto"],
     "hv": ["hv/base", "hv/sandbox", "hv/mem", "hv/cpu", "hv/cpu/kvm", "hv/cpu/soft", "hv/dev", "hv/vm", "hv/control", "proto"],
-    "hv/host": ["hv/base", "hv/sandbox", "proto", "hv/control/client.h"],
+    "hv/define": ["hv/base", "proto"],
+    "hv/host": ["hv/base", "hv/sandbox", "hv/define", "proto", "hv/control/client.h"],
     "migrate": ["hv/base", "hv/sandbox", "proto", "hv/control/client.h"],
     "replicate": ["hv/base", "proto", "hv/control/client.h", "migrate"],
-    "cli": ["hv/base", "proto"],
+    "cli": ["hv/base", "hv/define", "proto"],
 }
 # The client library is a room of its own inside hv/control.
 CLIENT = {"hv/control/client.c", "hv/control/client.h"}
@@ -40,6 +41,7 @@ DOORS = {
     r"seccomp\.h": ["hv/sandbox/syscalls.c"],
     r"lz4.*\.h": ["migrate/codec_lz4.c"],
     r"zstd.*\.h": ["migrate/codec_zstd.c"],
+    r"slirp/.*": ["hv/backend/net_slirp.c"],
     r"liburing\.h": ["hv/backend/file_uring.c"],
     r"cmocka\.h": ["tests/"],
 }

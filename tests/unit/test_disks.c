@@ -12,8 +12,8 @@
 
 #include <cmocka.h>
 
-#include "cli/disk.h"
 #include "hv/base/io.h"
+#include "hv/define/disk.h"
 #include "hv/host/disks.h"
 
 static char folder[] = "/tmp/ferry-disks-XXXXXX";
@@ -91,7 +91,7 @@ static void words(void **state)
         struct fy_err e = {0};
         Ferry__Disk d;
         snprintf(arg, sizeof arg, all[i].arg, folder);
-        int r = cli_parse_disk(arg, &d, &text, &e);
+        int r = fy_parse_disk(arg, &d, &text, &e);
         if ((r == 0) != all[i].ok)
             fail_msg("%s: %d %s", arg, r, e.text);
         if (r == 0) {

@@ -151,6 +151,37 @@ static void test_round_trip(void **state)
     fyd_inv_close(inv);
 }
 
+static void test_definitions(void **state)
+{
+    (void)state;
+    struct inv_dump d;
+    struct fyd_inv *inv = fyd_inv_open(fx->loop, fx->path, &d, NULL);
+    assert_non_null(inv);
+    char yaml[] = "name: \"g'1\"\n";
+    struct inv_def def = {.name = "g1", .yaml = yaml, .run = {1, 2}, .moved_to = "beta", .changed_ns = 7};
+    fyd_inv_put_def(inv, &def, written, (void *)1);
+    yaml[0] = 0; /* the call has its own copy */
+    await(1);
+    assert_int_equal(fx->last_code, 0);
+    fyd_inv_close(inv);
+    inv = fyd_inv_open(fx->loop, fx->path, &d, NULL);
+    assert_non_null(inv);
+    assert_int_equal(d.def_count, 1);
+    assert_string_equal(d.defs[0].name, "g1");
+    assert_string_equal(d.defs[0].yaml, "name: \"g'1\"\n");
+    assert_memory_equal(d.defs[0].run, def.run, FYD_ID_LEN);
+    assert_string_equal(d.defs[0].moved_to, "beta");
+    assert_int_equal(d.defs[0].changed_ns, 7);
+    fyd_inv_dump_free(&d);
+    fyd_inv_del_def(inv, "g1", NULL, NULL);
+    fyd_inv_close(inv);
+    inv = fyd_inv_open(fx->loop, fx->path, &d, NULL);
+    assert_non_null(inv);
+    assert_int_equal(d.def_count, 0);
+    fyd_inv_dump_free(&d);
+    fyd_inv_close(inv);
+}
+
 static void test_not_a_database(void **state)
 {
     (void)state;
@@ -220,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_definitions, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_a_database, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
     };

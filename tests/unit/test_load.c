@@ -298,6 +298,28 @@ static void bzimage_64(void **state)
     fy_gmem_free(m);
 }
 
+/* A kernel without the 64-bit entry gets the 32-bit one. */
+static void bzimage_32(void **state)
+{
+    (void)state;
+    uint8_t k[BZ_LEN];
+    struct fy_boot b;
+    struct fy_err e = {0};
+    struct fy_gmem *m = memory(64 * MIB);
+    for (unsigned i = 0; i < 2; i++) {
+        make_bzimage(k);
+        fy_put16(k + (i ? 0x206 : 0x236), i ? 0x20a : 0);
+        if (load(m, k, sizeof k, "", 0, &b, &e))
+            fail_msg("%s", e.text);
+        assert_false(b.long_mode);
+        assert_int_equal(b.rip, 0x1000000);
+        assert_int_equal(read32(m, b.rsi + 0x202), 0x53726448);
+        assert_int_equal(read64(m, b.gdt_base + 0x10), 0x00cf9b000000ffffull); /* 32-bit code */
+        assert_int_equal(b.gdt_limit, 31);
+    }
+    fy_gmem_free(m);
+}
+
 static void bzimage_placement_and_refusals(void **state)
 {
     (void)state;
@@ -317,10 +339,10 @@ static void bzimage_placement_and_refusals(void **state)
         make_bzimage(k);
         switch (i) {
         case 0:
-            fy_put16(k + 0x206, 0x20b);
+            fy_put16(k + 0x206, 0x209);
             break;
         case 1:
-            fy_put16(k + 0x236, 0);
+            k[0x211] = 0; /* loads below 1 MiB */
             break;
         case 2:
             len = 0x500;
@@ -366,11 +388,9 @@ static void bzimage_placement_and_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pvh_elf64),
-        cmocka_unit_test(pvh_elf32),
-        cmocka_unit_test(pvh_refusals),
-        cmocka_unit_test(bzimage_64),
-        cmocka_unit_test(bzimage_placement_and_refusals),
+        cmocka_unit_test(pvh_elf64),    cmocka_unit_test(pvh_elf32),
+        cmocka_unit_test(pvh_refusals), cmocka_unit_test(bzimage_64),
+        cmocka_unit_test(bzimage_32),   cmocka_unit_test(bzimage_placement_and_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

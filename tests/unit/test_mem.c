@@ -36,6 +36,34 @@ static void test_layout(void **state)
     assert_int_equal(s[0].bytes + s[1].bytes, 1ull << 40);
 }
 
+/* RAM is where it was; the area is a slot for log-dirty, and no place for a device's DMA. */
+static void test_firmware_area(void **state)
+{
+    (void)state;
+    struct fy_err e;
+    assert_null(fy_gmem_open_area(sealed(3u << 20), -1, 2u << 20, 1u << 20, false, &e));
+    assert_null(fy_gmem_open_area(sealed(12u << 20), -1, 2u << 20, 10u << 20, false, &e));
+    struct fy_gmem *m = fy_gmem_open_area(sealed(6u << 20), -1, 2u << 20, 4u << 20, false, &e);
+    assert_non_null(m);
+    assert_int_equal(m->ram_slots, 1);
+    assert_int_equal(m->slot_count, 2);
+    assert_int_equal(m->slots[1].offset, 2u << 20);
+    assert_int_equal(m->slots[1].gpa, 0xffc00000u);
+    assert_null(fy_gmem_at(m, 0xffc00000u, 1));
+    assert_null(fy_gmem_area(m, (4u << 20) - 1, 2));
+    assert_ptr_equal(fy_gmem_area(m, 0, 4u << 20), m->host + (2u << 20));
+    assert_int_equal(fy_gmem_add_rom(m, 0x1000, 4u << 20, &e), -1);
+    assert_int_equal(fy_gmem_add_rom(m, 0x1800, 0x1000, &e), -1);
+    assert_int_equal(fy_gmem_add_rom(m, (4u << 20) - 0x40000, 0x40000, &e), 0);
+    assert_int_equal(m->roms[0].gpa, 0xfffc0000u);
+    assert_int_equal(m->roms[0].offset, (6u << 20) - 0x40000);
+    fy_gmem_free(m);
+    m = fy_gmem_open(sealed(2u << 20), -1, 2u << 20, false, &e);
+    assert_null(fy_gmem_area(m, 0, 1));
+    assert_int_equal(fy_gmem_add_rom(m, 0, 0x1000, &e), -1);
+    fy_gmem_free(m);
+}
+
 static void test_open_refuses(void **state)
 {
     (void)state;
@@ -181,9 +209,10 @@ static void test_digest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout), cmocka_unit_test(test_open_refuses),
-        cmocka_unit_test(test_access), cmocka_unit_test(test_prealloc_keeps),
-        cmocka_unit_test(test_bus),    cmocka_unit_test(test_digest),
+        cmocka_unit_test(test_layout),         cmocka_unit_test(test_firmware_area),
+        cmocka_unit_test(test_open_refuses),   cmocka_unit_test(test_access),
+        cmocka_unit_test(test_prealloc_keeps), cmocka_unit_test(test_bus),
+        cmocka_unit_test(test_digest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 
 int fy_kvm_slots_set(struct fy_kvm *k, bool log, struct fy_err *e)
 {
-    for (unsigned i = 0; k->gmem && i < k->gmem->slot_count; i++) {
+    for (unsigned i = 0; k->gmem && i < k->gmem->ram_slots; i++) {
         const struct fy_slot *s = &k->gmem->slots[i];
         struct kvm_userspace_memory_region r = {
             .slot = i,
@@ -25,6 +25,25 @@ int fy_kvm_slots_set(struct fy_kvm *k, bool log, struct fy_err *e)
         if (ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0)
             return fy_fail_errno(e, FY_ERESOURCE, errno, "KVM refuses memory slot %u%s", i,
                                  log ? " with logging" : "");
+    }
+    return 0;
+}
+
+int fy_kvm_roms_set(struct fy_kvm *k, struct fy_err *e)
+{
+    for (unsigned i = 0; k->gmem && i < k->gmem->rom_count; i++) {
+        const struct fy_slot *s = &k->gmem->roms[i];
+        struct kvm_userspace_memory_region r = {
+            .slot = FY_SLOTS_MAX + i,
+            .flags = KVM_MEM_READONLY,
+            .guest_phys_addr = s->gpa,
+            .memory_size = s->bytes,
+            .userspace_addr = (uint64_t)(uintptr_t)s->host,
+        };
+        if (!fy_kvm_cap(k->vm_fd, KVM_CAP_READONLY_MEM))
+            return fy_fail(e, FY_EUNSUPPORTED, "this host's KVM has no read-only memory: no firmware runs");
+        if (ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0)
+            return fy_fail_errno(e, FY_ERESOURCE, errno, "KVM refuses the firmware's memory");
     }
     return 0;
 }
@@ -176,6 +195,11 @@ static int dirty_fetch(void *arg, unsigned slot, uint64_t *mask, bool *cleared, 
         *cleared = true;
         return ring_fetch(k, slot, mask);
     }
+    /* The firmware area: no vCPU writes it. */
+    if (slot >= k->gmem->ram_slots) {
+        *cleared = true;
+        return 0;
+    }
     /* Without manual re-protection the kernel clears and protects what it reports. */
     *cleared = !k->manual_protect;
     struct kvm_dirty_log log = {.slot = slot, .dirty_bitmap = mask};
@@ -188,6 +212,8 @@ static int dirty_clear(void *arg, unsigned slot, uint64_t first, uint64_t count,
                        struct fy_err *e)
 {
     struct fy_kvm *k = arg;
+    if (slot >= k->gmem->ram_slots)
+        return 0;
     struct kvm_clear_dirty_log c = {
         .slot = slot,
         .num_pages = (uint32_t)count,

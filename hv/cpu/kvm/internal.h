@@ -101,6 +101,8 @@ void fy_kvm_clock_resumed(struct fy_engine *en);
 /* dirty.c */
 extern const struct fy_dirty_ops fy_kvm_dirty_ops;
 int fy_kvm_slots_set(struct fy_kvm *k, bool log, struct fy_err *e);
+/* Map the ROMs, for reading and executing; writes leave as MMIO. Once. */
+int fy_kvm_roms_set(struct fy_kvm *k, struct fy_err *e);
 int fy_kvm_ring_map(struct fy_kvm *k, unsigned vcpu, struct fy_err *e);
 void fy_kvm_ring_harvest(struct fy_kvm *k);
 void fy_kvm_ring_free(struct fy_kvm *k);

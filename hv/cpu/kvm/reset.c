@@ -26,6 +26,23 @@ static struct kvm_segment flat(uint16_t selector, uint8_t type, bool long_mode)
     };
 }
 
+static struct kvm_segment real_segment(uint16_t selector, uint8_t type)
+{
+    return (struct kvm_segment){.base = (uint64_t)selector << 4,
+                                .limit = 0xffff,
+                                .selector = selector,
+                                .type = type,
+                                .present = 1,
+                                .s = 1};
+}
+
+static void real_mode(struct kvm_sregs *s, const struct fy_cpu_boot *b)
+{
+    s->cs = real_segment(b->real_cs, 0xb);
+    s->ds = s->es = s->fs = s->gs = s->ss = real_segment(b->real_ds, 0x3);
+    s->cr0 = CR0_ET;
+}
+
 static int apply_boot(struct fy_kvm *k, int fd, const struct fy_cpu_boot *b, struct fy_err *e)
 {
     (void)k;
@@ -38,17 +55,22 @@ static int apply_boot(struct fy_kvm *k, int fd, const struct fy_cpu_boot *b, str
     s.cr0 = CR0_PE | CR0_ET;
     s.cr4 = 0;
     s.efer = 0;
+    if (b->real)
+        real_mode(&s, b);
     if (b->long_mode) {
         s.cr0 |= CR0_PG;
         s.cr3 = b->cr3;
         s.cr4 = CR4_PAE;
         s.efer = EFER_LME | EFER_LMA;
+    }
+    if (b->gdt_limit) {
         s.gdt.base = b->gdt_base;
         s.gdt.limit = b->gdt_limit;
     }
     if (ioctl(fd, KVM_SET_SREGS, &s) < 0)
         return fy_fail_errno(e, FY_EFAIL, errno, "KVM_SET_SREGS for the boot");
-    struct kvm_regs r = {.rip = b->rip, .rsp = b->rsp, .rbx = b->rbx, .rsi = b->rsi, .rflags = 2};
+    struct kvm_regs r = {
+        .rip = b->rip, .rsp = b->rsp, .rax = b->rax, .rbx = b->rbx, .rsi = b->rsi, .rflags = 2};
     if (ioctl(fd, KVM_SET_REGS, &r) < 0)
         return fy_fail_errno(e, FY_EFAIL, errno, "KVM_SET_REGS for the boot");
     return 0;
@@ -59,5 +81,5 @@ int fy_kvm_vcpu_reset(struct fy_engine *en, unsigned vcpu, const struct fy_cpu_b
     struct fy_kvm *k = FY_KVM(en);
     if (fy_kvm_vcpu_load(en, vcpu, k->vcpus[vcpu].pristine, e) < 0)
         return fy_fail_prefix(e, "reset of vCPU %u", vcpu);
-    return boot ? apply_boot(k, k->vcpus[vcpu].fd, boot, e) : 0;
+    return boot && !boot->at_reset ? apply_boot(k, k->vcpus[vcpu].fd, boot, e) : 0;
 }

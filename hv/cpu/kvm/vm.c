@@ -9,9 +9,10 @@
 #include "hv/base/log.h"
 #include "hv/cpu/kvm/internal.h"
 
-/* Below the firmware's place at 4 GiB and clear of the APICs: where KVM puts pages of its own. */
-#define IDENTITY_MAP_ADDR 0xfffbc000ull
-#define TSS_ADDR 0xfffbd000ull
+/* Below the firmware's place at 4 GiB (FY_FIRMWARE_MAX) and clear of the APICs and PCI: where KVM puts pages
+ * of its own. */
+#define IDENTITY_MAP_ADDR 0xfeffc000ull
+#define TSS_ADDR 0xfeffd000ull
 
 int fy_kvm_cap(int fd, unsigned cap)
 {
@@ -81,7 +82,7 @@ static int make_vm(struct fy_kvm *k, const struct fy_engine_config *config, stru
     k->has_xsave2 = fy_kvm_cap(k->vm_fd, KVM_CAP_XSAVE2) > 0;
     if (set_dirty_mode(k, config->dirty_ring, e) < 0)
         return -1;
-    return fy_kvm_slots_set(k, false, e);
+    return fy_kvm_slots_set(k, false, e) < 0 ? -1 : fy_kvm_roms_set(k, e);
 }
 
 static int keep_pristine(struct fy_kvm *k, struct fy_err *e)

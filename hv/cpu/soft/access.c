@@ -39,6 +39,10 @@ bool soft_resolve(struct soft_cpu *c, uint64_t lin, unsigned len, enum soft_acce
         return false;
     out->gpa = x.gpa;
     out->host = soft_ram(c->vm, x.gpa);
+    if (SOFT_UNLIKELY(!out->host) && how != SOFT_WRITE) {
+        out->host = soft_rom(c->vm, x.gpa);
+        x.write = false; /* never a write way: writes go to the bus */
+    }
     if (out->host) {
         soft_tlb_fill(c, lin, &x, how, mmu, out->host);
         out->way = how == SOFT_WRITE && t->write == (page | 1);
@@ -99,6 +103,8 @@ void soft_phys_read(struct soft_cpu *c, uint64_t gpa, unsigned size, void *out)
     while (size) {
         unsigned n = piece(gpa, size);
         const uint8_t *host = soft_ram(c->vm, gpa);
+        if (!host)
+            host = soft_rom(c->vm, gpa);
         if (host) {
             soft_copy(to, host, n);
         } else {

@@ -60,6 +60,20 @@ static void flat(struct soft_segment *s, uint16_t sel, uint8_t type, bool long_m
                                .db = !long_mode};
 }
 
+static void real_mode(struct soft_cpu *c, const struct fy_cpu_boot *b)
+{
+    for (unsigned i = 0; i < SOFT_LDTR; i++) {
+        uint16_t sel = i == SOFT_CS ? b->real_cs : b->real_ds;
+        c->seg[i] = (struct soft_segment){.base = (uint64_t)sel << 4,
+                                          .limit = 0xffff,
+                                          .sel = sel,
+                                          .type = i == SOFT_CS ? 0xb : 0x3,
+                                          .present = true,
+                                          .s = true};
+    }
+    c->cr0 = SOFT_CR0_ET;
+}
+
 static void apply_boot(struct soft_cpu *c, const struct fy_cpu_boot *b)
 {
     flat(&c->seg[SOFT_CS], 0x10, 0xb, b->long_mode);
@@ -70,15 +84,20 @@ static void apply_boot(struct soft_cpu *c, const struct fy_cpu_boot *b)
     c->cr0 = SOFT_CR0_PE | SOFT_CR0_ET;
     c->cr4 = 0;
     c->efer = 0;
+    if (b->real)
+        real_mode(c, b);
     if (b->long_mode) {
         c->cr0 |= SOFT_CR0_PG;
         c->cr3 = b->cr3;
         c->cr4 = SOFT_CR4_PAE;
         c->efer = SOFT_EFER_LME | SOFT_EFER_LMA;
+    }
+    if (b->gdt_limit) {
         c->gdt.base = b->gdt_base;
         c->gdt.limit = b->gdt_limit;
     }
     memset(c->gpr, 0, sizeof c->gpr);
+    c->gpr[SOFT_RAX] = b->rax;
     c->gpr[SOFT_RSP] = b->rsp;
     c->gpr[SOFT_RBX] = b->rbx;
     c->gpr[SOFT_RSI] = b->rsi;
@@ -100,7 +119,7 @@ static int reset(struct fy_engine *en, unsigned vcpu, const struct fy_cpu_boot *
     c->retry = false;
     c->injected = c->nmi_pending = c->nmi_masked = c->triple_fault = false;
     c->run_state = boot ? 0 : 1;
-    if (boot)
+    if (boot && !boot->at_reset)
         apply_boot(c, boot);
     soft_code_drop_all(c);
     soft_tlb_flush(c);

@@ -20,7 +20,7 @@
 
 /* An entry on the way: where it lies, what it held. */
 struct step {
-    uint8_t *host; /* NULL: not RAM */
+    uint8_t *host; /* NULL: not RAM; a table in ROM keeps its accessed bits as they are */
     uint64_t value;
 };
 
@@ -44,11 +44,12 @@ SOFT_RACY static enum found entry(const struct soft_cpu *c, struct walk *w, uint
 {
     struct step *s = &w->steps[w->count++];
     s->host = soft_ram(c->vm, gpa);
+    const uint8_t *at = s->host ? s->host : soft_rom(c->vm, gpa);
     s->value = w->bytes == 8 ? ~0ull : 0xffffffffu;
-    if (s->host && w->bytes == 8)
-        s->value = __atomic_load_n((uint64_t *)(void *)s->host, __ATOMIC_RELAXED);
-    else if (s->host)
-        s->value = __atomic_load_n((uint32_t *)(void *)s->host, __ATOMIC_RELAXED);
+    if (at && w->bytes == 8)
+        s->value = __atomic_load_n((const uint64_t *)(const void *)at, __ATOMIC_RELAXED);
+    else if (at)
+        s->value = __atomic_load_n((const uint32_t *)(const void *)at, __ATOMIC_RELAXED);
     *value = s->value;
     if (!(s->value & P))
         return ABSENT;

@@ -105,9 +105,18 @@ void soft_dirty_free(struct soft_dirty *d, uint64_t pages);
 static inline uint8_t *soft_ram(const struct soft_vm *vm, uint64_t gpa)
 {
     const struct fy_gmem *m = vm->gmem;
-    for (unsigned i = 0; i < m->slot_count; i++)
+    for (unsigned i = 0; i < m->ram_slots; i++)
         if (gpa - m->slots[i].gpa < m->slots[i].bytes)
             return m->slots[i].host + (gpa - m->slots[i].gpa);
+    return NULL;
+}
+/* Likewise of a ROM byte: for reads and fetches. */
+static inline uint8_t *soft_rom(const struct soft_vm *vm, uint64_t gpa)
+{
+    const struct fy_gmem *m = vm->gmem;
+    for (unsigned i = 0; i < m->rom_count; i++)
+        if (gpa - m->roms[i].gpa < m->roms[i].bytes)
+            return m->roms[i].host + (gpa - m->roms[i].gpa);
     return NULL;
 }
 /* access.c: bytes at `host` (inside one page) were written past the ways: log them, drop decoded code and

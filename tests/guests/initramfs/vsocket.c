@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A guest's end of the socket device, for the devices guest. vsocket echo PORT: give back what comes over each connection,
- * one after the other. vsocket send PORT: connect to the host, send the standard input, print what comes back. */
+/* A guest's end of the socket device, for the devices guest. vsocket echo PORT: give back what comes over
+ * each connection, one after the other. vsocket send PORT: connect to the host, send the standard input,
+ * print what comes back. */
 #include <linux/vm_sockets.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+ferry_unit_test(test_image ferry_image ferry_base)
