@@ -132,10 +132,25 @@ static void on_event(int fd, unsigned ready, void *arg)
     fy_virtio_leave(b->v);
 }
 
-/* What waits at the gate stays there: no epoch ends while the machine is paused for one. */
+static struct fy_blk_req *take_late(struct fy_blk *b)
+{
+    struct fy_blk_req *r = b->late;
+    if (r) {
+        b->late = r->next_gated;
+        if (!b->late)
+            b->late_end = &b->late;
+    }
+    return r;
+}
+
+/* What waits at the gate stays there: no epoch ends while the machine is paused for one. What passed it late,
+ * and no resume took up, is a broken driver's: it is done with here. */
 static void blk_drain(void *dev)
 {
     struct fy_blk *b = dev;
+    struct fy_blk_req *r;
+    while ((r = take_late(b)))
+        fy_blk_go_on(r);
     while (b->block) {
         fy_blk_start(b);
         if (!b->block->ops->reap(b->block, true))
@@ -148,17 +163,6 @@ static void blk_activate(void *dev, uint64_t negotiated)
 {
     struct fy_blk *b = dev;
     b->write_through = !(negotiated & FY_BLK_F_FLUSH);
-}
-
-static struct fy_blk_req *take_late(struct fy_blk *b)
-{
-    struct fy_blk_req *r = b->late;
-    if (r) {
-        b->late = r->next_gated;
-        if (!b->late)
-            b->late_end = &b->late;
-    }
-    return r;
 }
 
 static void blk_resume(void *dev)

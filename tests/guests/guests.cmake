@@ -29,6 +29,15 @@ add_custom_command(
   DEPENDS ${CMAKE_CURRENT_LIST_DIR}/initramfs/ledger.c
   COMMENT "ledger"
   VERBATIM)
+# Of the devices guest, for the devices' benchmark.
+add_custom_command(
+  OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/diskio
+  COMMAND ${GUEST_CC} -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Werror -static -pthread
+          -o ${CMAKE_BINARY_DIR}/tests/guests/diskio ${CMAKE_CURRENT_LIST_DIR}/initramfs/diskio.c
+  DEPENDS ${CMAKE_CURRENT_LIST_DIR}/initramfs/diskio.c
+  COMMENT "diskio"
+  VERBATIM)
+add_custom_target(diskio ALL DEPENDS ${CMAKE_BINARY_DIR}/tests/guests/diskio)
 # The init of the software CPU's benchmark; no vector instructions beyond what the compiler's baseline needs.
 add_custom_command(
   OUTPUT ${CMAKE_BINARY_DIR}/tests/guests/loops

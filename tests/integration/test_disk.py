@@ -19,7 +19,7 @@ SLOT = 64 << 10
 SLOTS = 256
 # Writes slot after slot, each with its number in every word, flushed, and says so.
 WRITER = (r"(n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); printf '%065536d' $n | dd of=/dev/vda bs=64k seek=$((n%256)) conv=notrunc,fsync 2>/dev/null "
-          r"&& echo w$n. || echo FAILED; done; echo stop''ped) &")
+          r"&& echo w$n. || echo FAI''LED; done; echo stop''ped) &")
 
 
 def make_image(path, size, seed):
@@ -174,6 +174,7 @@ def check_moves(pair, shell, path, moves):
         m = console.expect(rb"w(\d+)\.(?s:.*)w(\d+)\.", 60)
         assert int(m.group(2)) > int(m.group(1)) > last, f"{m.group(0)!r} after {last}"
         last = int(m.group(1))
+        assert b"FAILED" not in shell.console.text, "a write failed"
         shell.console.close()
         shell.console = console
         # The lock has moved along.

@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from shell import Shell  # noqa: E402
 from sysguest import complaints, dialogue  # noqa: E402
 
-from lab import (Console, Failure, Lab, Ledger, at_work, build_argument, doctor, move, pair, power_off, run_checks,  # noqa: E402
+from lab import (Console, Failure, Lab, Ledger, at_work, build_argument, doctor, expect_error, move, pair, power_off, run_checks,  # noqa: E402
                  say)
 
 MOVE = "--max-downtime 5s --deadline 150s"
@@ -71,6 +71,44 @@ def two_vcpus_and_reset(lab):
     console.expect(rb"!filled", 60, start)
     say("after the reset:", Ledger(console, start).verdict())
     power_off(lab.alpha, "two", console)
+
+
+def shares_and_caps(lab):
+    """Three busy guests on the host's one CPU: time by weight, then one of them by its cap. What the balloon does to a real KVM's guest."""
+    rows = doctor(lab.alpha)
+    if rows["cgroup"][0] != "yes":
+        raise Failure(f"doctor: {rows['cgroup']}")
+    weights = {"light": 100, "middle": 200, "heavy": 400}
+    consoles = {}
+    for name in weights:
+        consoles[name] = lab.alpha.start(name, "-m 128M -p 1", "ferry.mem=8 ferry.rate=100000")
+        at_work(consoles[name])
+    for name, weight in weights.items():
+        lab.alpha.vmctl(f"set {name} --cpu-weight {weight}")
+
+    def use(seconds):
+        reading = lab.alpha.json(f"top --interval {seconds}s --count 1")[-1]["guests"]
+        return {g["name"]: g["cpu_percent"] for g in reading}
+
+    seen = use(30)
+    total = sum(seen[name] for name in weights)
+    for name, weight in weights.items():
+        share, due = 100 * seen[name] / total, 100 * weight / 700
+        say(f"weight {weight}: {share:.1f} % of the guests' CPU time, {due:.1f} are due")
+        if abs(share - due) > 5:
+            raise Failure(f"{name} has {share:.1f} % of the CPU, {due:.1f} are due: {seen}")
+    for name in ("light", "middle"):
+        consoles[name].close()
+        lab.alpha.vmctl(f"stop {name} -f -w")
+    lab.alpha.vmctl("set heavy --cpu-cap 50%")
+    seen = use(20)["heavy"]
+    say(f"a cap of 50 %: {seen:.1f} % used")
+    if abs(seen - 50) > 3:
+        raise Failure(f"a guest capped at 50 % uses {seen} %")
+    lab.alpha.vmctl("set heavy --cpu-cap none")
+    expect_error(lab.alpha, 2, ["list of CPUs"], "set heavy --cpus a-b")
+    consoles["heavy"].close()
+    lab.alpha.vmctl("stop heavy -f -w")
 
 
 def dirty_ring_and_every_feature(lab):
@@ -169,7 +207,7 @@ def disks(lab):
     lab.alpha.vmctl("stop -f -w d")
 
 
-CHECKS = [what_the_host_can, models, sysguest, one_vcpu, two_vcpus_and_reset, dirty_ring_and_every_feature, disks]
+CHECKS = [what_the_host_can, models, sysguest, one_vcpu, two_vcpus_and_reset, dirty_ring_and_every_feature, disks, shares_and_caps]
 
 
 def main():
