@@ -187,7 +187,6 @@ def check_moves(pair, shell, path, moves):
     assert numbers == list(range(numbers[0], numbers[-1] + 1)), "numbers are missing"
     n = numbers[-1]
     check_file(path, n)
-    assert guest_md5(shell, "vda", 0, 16) == md5(read_at(path, 0, 16 * MIB))
     return n, source
 
 
