@@ -54,7 +54,9 @@ static void kit_argv(struct kit *k, const struct fyd_launch *l)
 {
     k->argv[k->argc++] = "ferry-hv";
     for (int i = 0; i < k->nfds; i++) {
-        snprintf(k->numbers[i], sizeof k->numbers[i], "%s%d", k->prefix[i], 3 + i);
+        size_t n = strlen(k->prefix[i]);
+        memcpy(k->numbers[i], k->prefix[i], n);
+        snprintf(k->numbers[i] + n, sizeof k->numbers[i] - n, "%d", 3 + i);
         k->argv[k->argc++] = k->options[i];
         k->argv[k->argc++] = k->numbers[i];
     }
