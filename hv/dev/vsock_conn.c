@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,11 +154,24 @@ bool conn_take(struct conn *c, const struct fy_vq_chain *chain, uint64_t at, uin
     return through_gate(c, all);
 }
 
+static int parse_greeting(const char *line, uint32_t *port)
+{
+    static const char word[] = "CONNECT ";
+    char *end;
+    if (strncmp(line, word, sizeof word - 1) != 0 || !isdigit((unsigned char)line[sizeof word - 1]))
+        return -1;
+    errno = 0;
+    unsigned long long n = strtoull(line + sizeof word - 1, &end, 10);
+    if (*end || errno || n > UINT32_MAX)
+        return -1;
+    *port = (uint32_t)n;
+    return 0;
+}
+
 /* "CONNECT PORT\n", a byte at a time: what comes behind it is the guest's. */
 static void read_greeting(struct conn *c)
 {
-    unsigned long port;
-    char more, byte;
+    char byte;
     while (c->state == CONN_GREETING && recv(c->fd, &byte, 1, MSG_DONTWAIT) == 1) {
         if (byte != '\n') {
             c->greeting[c->greeted++] = byte;
@@ -166,11 +180,10 @@ static void read_greeting(struct conn *c)
             continue;
         }
         c->greeting[c->greeted] = 0;
-        if (sscanf(c->greeting, "CONNECT %lu%c", &port, &more) != 1 || port > UINT32_MAX) {
+        if (parse_greeting(c->greeting, &c->guest_port) < 0) {
             conn_close(c);
             return;
         }
-        c->guest_port = (uint32_t)port;
         c->host_port = c->s->next_port++;
         if (c->s->next_port < FIRST_PORT)
             c->s->next_port = FIRST_PORT;

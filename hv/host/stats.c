@@ -61,12 +61,15 @@ static void read_cpu(pid_t pid, Ferry__ApiStats *s)
     }
     struct dirent *t;
     while ((t = readdir(tasks))) {
-        unsigned long long ran, waited;
         if (t->d_name[0] == '.')
             continue;
         snprintf(path, sizeof path, "%.20s/schedstat", t->d_name);
-        if (!read_file(dir, path, buf, sizeof buf) || sscanf(buf, "%llu %llu", &ran, &waited) != 2)
+        if (!read_file(dir, path, buf, sizeof buf))
             continue;
+        /* the kernel's own two numbers */
+        char *rest;
+        unsigned long long ran = strtoull(buf, &rest, 10);
+        unsigned long long waited = strtoull(rest, NULL, 10);
         s->cpu_ns += ran;
         snprintf(path, sizeof path, "%.20s/comm", t->d_name);
         if (!read_file(dir, path, buf, sizeof buf) || strncmp(buf, "vcpu", 4) != 0)
