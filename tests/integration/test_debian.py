@@ -16,6 +16,7 @@ from images import debian_image, description  # noqa: E402
 from session import LOGIN, Session  # noqa: E402
 
 FILE = os.urandom(3 << 20)
+WAYS = ["kernel", "bios", "uefi"]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -85,7 +86,10 @@ def check_way(pair, way, image, port):
         session = reboot(session, port, way)
     console = session.console
     console.send(b"poweroff\n")
-    ferry.wait_for("the guest's end", 200, lambda: pair.alpha.state(way) == "stopped")
+    try:
+        ferry.wait_for("the guest's end", 200, lambda: pair.alpha.state(way) == "stopped")
+    except ferry.Failure as why:
+        raise ferry.Failure(f"{way}: {why}; its console ends with {console.text[-600:]!r}") from None
     ferry.say(f"{way}: log-in after {first:.1f} s; address, file, reboot, two moves, power-off")
     os.unlink(disk)
 
@@ -98,7 +102,7 @@ def main():
     # The user network of each guest is its host's: without namespaces both see this server.
     pair = ferry.Pair(build, namespaces=False)
     try:
-        for way in ("kernel", "bios", "uefi"):
+        for way in [w for w in sys.argv[1:] if w in WAYS] or WAYS:
             check_way(pair, way, image, server.server_address[1])
     finally:
         pair.close()

@@ -253,21 +253,31 @@ static void written_back(void **state)
 {
     (void)state;
     struct disk k;
+    struct fy_virtio *v;
     struct fake *fake = fake_new(BYTES, false);
     disk_init(&k, &fake->b, 1);
     drv_start(&k.d, ALL_FEATURES, 1, 64);
+    v = k.d.dev.dev; /* its lock is the backend's too */
+    fy_virtio_enter(v);
     fake->slow = true;
+    fy_virtio_leave(v);
     for (unsigned i = 0; i < 5; i++)
         fy_virtio_blk_write_back(&k.d.dev);
+    fy_virtio_enter(v);
     assert_int_equal(fake->in_flight, 1);
+    fy_virtio_leave(v);
     k.d.dev.ops->pause(k.d.dev.dev);
     fy_virtio_blk_write_back(&k.d.dev);
     k.d.dev.ops->resume(k.d.dev.dev);
+    fy_virtio_enter(v);
     fake->log[fake->logged] = 0;
     assert_string_equal(fake->log, "F");
+    fy_virtio_leave(v);
     fy_virtio_blk_write_back(&k.d.dev);
+    fy_virtio_enter(v);
     assert_int_equal(fake->in_flight, 1);
     fake->slow = false;
+    fy_virtio_leave(v);
     assert_int_equal(disk_do(&k, BLK_OUT, 0, 512), 0);
     disk_done(&k);
 }
