@@ -117,8 +117,11 @@ static void add_checksum(struct script *s, const char *file, uint32_t at, uint32
     fy_put32(p + 8, len);
 }
 
-static void checksum_table(struct script *s, const struct fy_acpi *t, uint32_t at)
+/* The byte is 0 before: one firmware subtracts from it, another writes over it what makes the sum 0 as it
+ * stood. */
+static void checksum_table(struct script *s, struct fy_acpi *t, uint32_t at)
 {
+    t->bytes[at + 9] = 0;
     add_checksum(s, TABLES_FILE, at + 9, at, fy_get32(t->bytes + at + 4));
 }
 
@@ -131,6 +134,7 @@ static int set_acpi(struct fy_machine *m, struct fy_device *fw, struct fy_err *e
     if (fy_acpi_build(&t, 0, &machine, e) < 0)
         return -1;
     memcpy(rsdp, t.bytes, sizeof rsdp);
+    rsdp[8] = rsdp[32] = 0;          /* as in checksum_table */
     memset(t.bytes, 0, sizeof rsdp); /* only the one in its own file is the root */
     allocate(&s, RSDP_FILE, 16, ZONE_FSEG);
     allocate(&s, TABLES_FILE, 64, ZONE_HIGH);
