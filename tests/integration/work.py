@@ -117,7 +117,7 @@ def main():
     wire = None
     try:
         wire = Wire(pair)
-        os.makedirs(os.path.join(pair.folder, "disks"))
+        os.makedirs(os.path.join(pair.folder, "disks"), exist_ok=True)
         disk = os.path.join(pair.folder, "disks", "w.img")
         subprocess.run(["cp", "--sparse=always", image, disk], check=True)
         pair.alpha.vmctl("start", "w", "-m", "768M", "-p", "2", "--engine", argument("--engine", "soft"), "-d", disk, "-n", "bridge=br0",
