@@ -327,7 +327,6 @@ static void drained(void **state)
     for (unsigned i = 0; i < 20; i++)
         disk_send(&k, 0, i, BLK_OUT, 1000 + i, 512);
     drv_kick(&k.d, 0);
-    done = fake->logged;
     drv_write(&k.d, 20, 1, 0);
     assert_int_equal(fake->in_flight, 0);
     fake->slow = false;
