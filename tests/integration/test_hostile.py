@@ -34,7 +34,7 @@ def devices(pair):
     disk = os.path.join(pair.folder, "disks", "disk.img")
     with open(disk, "wb") as f:
         f.truncate(64 << 20)
-    return ["-d", disk + ",queues=2"]
+    return ["-d", disk + ",queues=2", "--vsock", "-n", "user"]
 
 
 def attack(pair, engine, seconds, seed):
@@ -42,7 +42,7 @@ def attack(pair, engine, seconds, seed):
     source.vmctl("start", "g", "-k", os.path.join(pair.guests, "hostile.elf"), "-m", "512M", "--engine", engine, "-a", f"seed={seed}", *devices(pair))
     console = source.console("g")
     found = int(console.expect(rb"devices ([0-9]+)", 60).group(1))
-    assert found >= 3, f"the guest found {found} devices"
+    assert found >= 5, f"the guest found {found} devices"
     console.expect(STEP, 120)
     first = own_memory_kib(source.guest("g")["pid"])
     end = time.monotonic() + seconds
