@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The small virtio devices under the fuzzer (virtio.h): the input's first byte chooses entropy, balloon or
+ * sockets. Register accesses, bytes of guest memory, requests, packets of sockets, connections from the host,
+ * pauses and resets. */
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "hv/dev/virtio_devices.h"
+#include "hv/dev/virtio_vsock.h"
+#include "tests/fuzz/virtio.h"
+
+#define SLOT 2
+#define BUFFERS 0x40000u
+#define PORT 5000u
+
+enum { RNG, BALLOON, VSOCK, KINDS };
+
+static unsigned kind;
+static struct fy_virtio *made;
+
+/* What the guest asks of the host is answered with one end of a pair whose other end is closed, or refused.
+ */
+static void on_connect(void *arg, uint32_t port, uint64_t id)
+{
+    int pair[2];
+    (void)arg;
+    if (port & 1 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) < 0) {
+        fy_vsock_answer(made, id, -1);
+        return;
+    }
+    close(pair[1]);
+    fy_vsock_answer(made, id, pair[0]);
+}
+
+static struct sockaddr_un place;
+static socklen_t place_len;
+
+/* An abstract name that the kernel picks. */
+static int listen_somewhere(void)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    place = (struct sockaddr_un){.sun_family = AF_UNIX};
+    place_len = sizeof place;
+    MUST(fd >= 0 && bind(fd, (struct sockaddr *)&place, sizeof place.sun_family) == 0 && listen(fd, 8) == 0);
+    MUST(getsockname(fd, (struct sockaddr *)&place, &place_len) == 0);
+    return fd;
+}
+
+static void make_device(struct world *w, struct fy_iothread *io)
+{
+    struct fy_err e = {0};
+    world_init(w, SLOT);
+    if (kind == RNG) {
+        MUST(fy_virtio_rng_new(w->pci, w->gmem, io, SLOT, &w->f.dev, &e) == 0);
+    } else if (kind == BALLOON) {
+        MUST(fy_virtio_balloon_new(w->pci, w->gmem, io, SLOT, &made, &w->f.dev, &e) == 0);
+    } else {
+        struct fy_vsock_config c = {.slot = SLOT, .cid = 3, .gate = w->gate, .io = io, .connect = on_connect};
+        MUST(fy_virtio_vsock_new(w->pci, w->gmem, &c, &made, &w->f.dev, &e) == 0);
+        MUST(fy_vsock_listen(made, listen_somewhere(), &e) == 0);
+    }
+}
+
+/* A connection from the host that says what op has of a greeting, and ends. */
+static void connect_from_host(uint32_t op)
+{
+    char text[32];
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int n = snprintf(text, sizeof text, op & 1 ? "CONNECT %u\nx" : "CONNECT%u", op >> 16);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&place, place_len) == 0)
+        send(fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* The header of a socket's packet (virtio 1.2, 5.10.6) on the transmit queue; mostly one that is understood.
+ */
+static void packet(struct world *w, uint32_t op)
+{
+    poke(w, BUFFERS, op & 0x10 ? 3 : op, 8);
+    poke(w, BUFFERS + 8, 2, 8);
+    poke(w, BUFFERS + 16, op >> 8 & 3, 4);
+    poke(w, BUFFERS + 20, (op & 0x20 ? 0x40000000u : PORT) + (op >> 10 & 3), 4);
+    poke(w, BUFFERS + 24, op >> 12 & 0x7fff, 4);
+    poke(w, BUFFERS + 28, 1 | (op >> 27 & 15) << 16, 4);
+    poke(w, BUFFERS + 32, op >> 5 & 3, 4);
+    poke(w, BUFFERS + 36, op & 0x40 ? 0 : 65536, 4);
+    put_descriptor(w, 1, 0, 1, BUFFERS, 44 + (op >> 12 & 0x3fff), false);
+    make_available(w, 1);
+}
+
+static void request(struct world *w, uint32_t op)
+{
+    unsigned q = op >> 3 & 3;
+    bool in = kind == RNG || (kind == BALLOON && q == 3) || (kind == VSOCK && q != 1);
+    if (kind == VSOCK && q == 1) {
+        packet(w, op);
+        return;
+    }
+    /* page numbers, or statistics, of a balloon */
+    poke(w, BUFFERS + (op >> 5 & 63), op >> 8, 4);
+    put_descriptor(w, q, 0, 1, BUFFERS, op >> 12 & 0x3ffff, in);
+    make_available(w, q);
+}
+
+static void balloon_op(uint32_t op)
+{
+    struct fy_balloon_status s;
+    if (op & 0x2000)
+        fy_balloon_set_target(made, (uint64_t)(op >> 14) << 12);
+    fy_balloon_status(made, &s);
+    MUST(s.target <= WORLD_MEMORY);
+}
+
+static void operate(struct world *w, uint32_t op)
+{
+    unsigned size = 1u << (op >> 3 & 3);
+    struct fy_err e;
+    switch (op & 7) {
+    case 0:
+        write_bar(w, op >> 5 & 0x7f, size, op >> 16);
+        break;
+    case 1:
+        fy_bus_read(w->f.bus, FY_SPACE_MMIO, bar(w) + (op >> 5 & 0x3fff), size);
+        break;
+    case 2:
+        poke(w, WORLD_RINGS + (op >> 5 & 0x7ff) * 16 + (op >> 15 & 1) * 8, op >> 16, size);
+        break;
+    case 3:
+        set_up_queues(w, kind == RNG ? 1 : kind == BALLOON ? 4 : 3, op & 0x200 ? ~0u : op >> 10, op & 0x100);
+        break;
+    case 4:
+        if (op & 0x100)
+            set_paused(w, !w->paused);
+        else if ((op >> 24) == 0xa5)
+            w->f.dev.ops->reset(w->f.dev.dev);
+        else if (kind == BALLOON)
+            balloon_op(op);
+        else if (kind == VSOCK && op & 0x200)
+            connect_from_host(op);
+        else if (op & 0x400 && w->paused)
+            fy_gate_hold(w->gate);
+        else if (op & 0x800)
+            fy_gate_release(w->gate, op >> 16 & 15, &e);
+        else
+            fy_gate_open(w->gate);
+        break;
+    default:
+        request(w, op);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct world w;
+    struct fy_err e = {0};
+    if (!size)
+        return 0;
+    kind = data[0] % KINDS;
+    struct fy_iothread *io = fy_iothread_new("fuzz", &e);
+    MUST(io);
+    make_device(&w, io);
+    world_run(&w, data + 1, size - 1, operate);
+    fy_gate_open(w.gate);
+    set_paused(&w, true);
+    same_after_load(&w);
+    world_free(&w);
+    fy_iothread_free(io);
+    return 0;
+}
