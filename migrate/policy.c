@@ -15,8 +15,8 @@
 #define HALF_TRIPS 3
 /* Rounds after which the smallest round trip is believed. */
 #define BELIEVED 64
-/* A round trip above calm_ns is looked at in this many rounds before the switch: a host that is busy just now
- * would make the switch slow, and its forecast wrong. */
+/* While the round trip is above calm_ns a switch is put off this many times: a host that is busy just now would
+ * make it slow, and its forecast wrong. */
 #define CALM_ROUNDS 5
 /* First guess of throughput before a round has told: 0.5 GB/s. */
 #define FIRST_THROUGHPUT 0.5
@@ -58,7 +58,6 @@ static void learn(struct fy_policy *p, const struct fy_round *r)
         uint64_t sending = (uint64_t)((double)r->bytes / p->throughput);
         uint64_t ns = r->wire_ns ? r->wire_ns : r->ns;
         p->round_trip_ns = FY_MIN(p->round_trip_ns, ns > sending ? ns - sending : 0);
-        p->small++;
     }
     p->fixed_ns = fixed_part(p);
     if (r->bytes >= TELLING_BYTES) {
@@ -70,9 +69,23 @@ static void learn(struct fy_policy *p, const struct fy_round *r)
     p->dirty_rate = p->rounds == 0 ? d : p->dirty_rate + 0.5 * (d - p->dirty_rate);
 }
 
-static bool calm(const struct fy_policy *p)
+/* The rest fits the budget: has waiting stopped paying? */
+static bool ripe(const struct fy_policy *p, uint64_t left_bytes)
 {
-    return !p->calm_ns || p->round_trip_ns <= p->calm_ns || p->small >= CALM_ROUNDS;
+    uint64_t rest_ns = fy_policy_forecast(p, left_bytes) - p->fixed_ns;
+    if ((double)rest_ns <= NEGLIGIBLE * (double)p->fixed_ns)
+        return true;
+    /* No longer falling: take a moment that is about as good as the best one seen. */
+    if (p->stale >= PATIENCE && (double)left_bytes <= 1.25 * (double)p->best_left)
+        return true;
+    return p->stale >= 4 * PATIENCE;
+}
+
+/* A large rest tells nothing of the round trip and is too dear to send for a look. */
+static bool calm(struct fy_policy *p, const struct fy_round *r)
+{
+    return !p->calm_ns || p->round_trip_ns <= p->calm_ns || r->left_bytes >= TELLING_BYTES ||
+           p->put_off++ >= CALM_ROUNDS;
 }
 
 enum fy_decision fy_policy_round(struct fy_policy *p, const struct fy_round *r)
@@ -85,16 +98,8 @@ enum fy_decision fy_policy_round(struct fy_policy *p, const struct fy_round *r)
         p->stale++;
     p->best_left = FY_MIN(p->best_left, r->left_bytes);
 
-    if (fy_policy_forecast(p, r->left_bytes) <= p->max_downtime_ns && calm(p)) {
-        uint64_t rest_ns = fy_policy_forecast(p, r->left_bytes) - p->fixed_ns;
-        if ((double)rest_ns <= NEGLIGIBLE * (double)p->fixed_ns)
-            return FY_DECIDE_SWITCH;
-        /* No longer falling: take a moment that is about as good as the best one seen. */
-        if (p->stale >= PATIENCE && (double)r->left_bytes <= 1.25 * (double)p->best_left)
-            return FY_DECIDE_SWITCH;
-        if (p->stale >= 4 * PATIENCE)
-            return FY_DECIDE_SWITCH;
-    }
+    if (fy_policy_forecast(p, r->left_bytes) <= p->max_downtime_ns && ripe(p, r->left_bytes) && calm(p, r))
+        return FY_DECIDE_SWITCH;
     if (p->deadline_ns && r->now_ns >= p->deadline_ns)
         return FY_DECIDE_MISSED;
     if (p->fixed_ns > p->max_downtime_ns && p->rounds >= BELIEVED)

@@ -36,7 +36,7 @@ struct fy_policy {
     double dirty_rate;  /* bytes/ns */
     uint64_t best_left; /* smallest left_bytes so far */
     unsigned rounds;
-    unsigned small;  /* rounds that told of the round trip */
+    unsigned put_off; /* switches put off for want of calm */
     unsigned stale;  /* rounds in a row that did not lower best_left notably */
     double fraction; /* progress shown; never falls */
 };

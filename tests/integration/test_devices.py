@@ -34,6 +34,19 @@ def free_kib(shell):
     return int(shell.run("grep MemFree /proc/meminfo").split()[1])
 
 
+def settled_free_kib(shell):
+    """Free page reporting takes free pages aside, up to 128 MiB at a time, while it reports them: MemFree counts again when it has
+    stood still for longer than the 2 s between two reports."""
+    seen = []
+
+    def still():
+        seen.append(free_kib(shell))
+        return len(seen) > 6 and max(seen[-7:]) - min(seen[-7:]) < 2048
+
+    ferry.wait_for("MemFree to settle", 60, still, 0.5)
+    return seen[-1]
+
+
 def check_rng(shell):
     assert "virtio_rng" in shell.run("cat /sys/class/misc/hw_random/rng_current"), "the guest does not use the entropy device"
     a, b = (shell.run("dd if=/dev/hwrng bs=4k count=16 2>/dev/null | md5sum").strip() for _ in range(2))
@@ -43,16 +56,16 @@ def check_rng(shell):
 def check_balloon(host, shell):
     # Fill memory and free it: what the guest had touched becomes the balloon's.
     shell.run("dd if=/dev/zero of=/tmp/fill bs=1M count=200 2>/dev/null; rm /tmp/fill", 120)
-    before = free_kib(shell)
+    before = settled_free_kib(shell)
     balloon(host, 256 * MIB)
     ferry.wait_for("the guest gives up 256 MiB", 60, lambda: balloon(host)["actual"] == 256 * MIB)
-    after = free_kib(shell)
+    after = settled_free_kib(shell)
     assert abs(before - after - 256 * 1024) < 16 * 1024, f"MemFree went from {before} to {after} KiB"
     held = resident(host)
     assert held < MEMORY - 256 * MIB, f"the host still holds {held >> 20} MiB"
     balloon(host, 0)
     ferry.wait_for("the guest takes it back", 60, lambda: balloon(host)["actual"] == 0)
-    again = free_kib(shell)
+    again = settled_free_kib(shell)
     assert abs(again - before) < 16 * 1024, f"MemFree is {again} KiB, was {before}"
     ferry.wait_for("the guest's statistics", 30, lambda: balloon(host)["stats"])
     total = balloon(host)["stats"][5]

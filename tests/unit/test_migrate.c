@@ -260,6 +260,11 @@ static void busy_moment_is_waited_for(void **state)
     for (int i = 0; i < 10 && d == FY_DECIDE_ROUND; i++)
         d = fy_policy_round(&p, &slow);
     assert_int_equal(d, FY_DECIDE_SWITCH);
+    /* A guest whose rounds never get small never tells of the round trip: it is not waited for. */
+    fy_policy_init(&p, 2000 * MS, 0, 1, 10 * MS, 0);
+    p.calm_ns = MS / 2;
+    assert_in_range(simulate(&p, 0.6, 0.6, 32 * MIB, 2 * MS), 1, 32 * MIB);
+    assert_in_range(p.rounds, 1, 10);
 }
 
 static void impossible_budget_is_told(void **state)
