@@ -57,14 +57,30 @@ static bool host_running(void *arg)
     return !__atomic_load_n(&m->clock_frozen, __ATOMIC_ACQUIRE);
 }
 
-static void host_console_out(void *arg, const uint8_t *buf, size_t len)
+static size_t host_console_out(void *arg, const uint8_t *buf, size_t len)
 {
     struct fy_machine *m = arg;
-    pthread_mutex_lock(&m->console_lock);
-    fy_console_append(&m->devices[DEV_CONSOLE], buf, len);
+    return fy_console_put(&m->devices[DEV_CONSOLE], buf, len);
+}
+
+static size_t host_console_out_room(void *arg)
+{
+    struct fy_machine *m = arg;
+    return fy_console_room(&m->devices[DEV_CONSOLE]);
+}
+
+/* Output that has passed the gate, and room for more. */
+static void console_passed(void *arg, const uint8_t *buf, size_t len)
+{
+    struct fy_machine *m = arg;
     if (m->console_out)
         m->console_out(m->arg, buf, len);
-    pthread_mutex_unlock(&m->console_lock);
+}
+
+static void console_has_room(void *arg)
+{
+    struct fy_machine *m = arg;
+    fy_serial_output_room(&m->devices[DEV_SERIAL]);
 }
 
 static void host_console_room(void *arg)
@@ -127,8 +143,7 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
-    m->gate = fy_gate_new(e);
-    if (!m->gate || fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
+    if (fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
         return -1;
     if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid)
         return 0;
@@ -170,6 +185,7 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .guest_ns = host_guest_ns,
         .realtime_s = host_realtime_s,
         .console_out = host_console_out,
+        .console_out_room = host_console_out_room,
         .power_off = host_power_off,
         .reset = host_reset,
         .exit = host_exit,
@@ -182,7 +198,12 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .doorbell = host_doorbell,
     };
     struct fy_device *d = m->devices;
-    if (fy_console_new(&d[DEV_CONSOLE], e) < 0)
+    m->gate = fy_gate_new(e);
+    if (!m->gate)
+        return -1;
+    const struct fy_console_config cc = {
+        .gate = m->gate, .arg = m, .out = console_passed, .room = console_has_room};
+    if (fy_console_new(&cc, &d[DEV_CONSOLE], e) < 0)
         return -1;
     m->device_count++;
     if (fy_serial_new(m->bus, &m->host, &d[DEV_SERIAL], e) < 0)
@@ -233,12 +254,12 @@ int fy_machine_list_devices(Ferry__Machine *desc, const struct fy_device *device
 
 void fy_machine_console_lock(struct fy_machine *m)
 {
-    pthread_mutex_lock(&m->console_lock);
+    fy_console_lock(&m->devices[DEV_CONSOLE]);
 }
 
 void fy_machine_console_unlock(struct fy_machine *m)
 {
-    pthread_mutex_unlock(&m->console_lock);
+    fy_console_unlock(&m->devices[DEV_CONSOLE]);
 }
 
 size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf, size_t room,

@@ -52,7 +52,6 @@ struct fy_machine {
     void (*ended)(void *arg);
     void (*reached)(void *arg);
     void (*vsock_connect)(void *arg, uint32_t port, uint64_t id);
-    pthread_mutex_t console_lock;
 
     pthread_mutex_t lock;
     pthread_cond_t wake;   /* `run` or `quit` became true */

@@ -261,7 +261,6 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
         memcpy(m->nic_fds, c->nic_fds, sizeof m->nic_fds);
     m->nic_lost = c->nic_lost;
     pthread_mutex_init(&m->lock, NULL);
-    pthread_mutex_init(&m->console_lock, NULL);
     pthread_cond_init(&m->wake, NULL);
     pthread_cond_init(&m->parked, NULL);
     m->kernel_fd = c->kernel_fd;
@@ -319,7 +318,6 @@ void fy_machine_free(struct fy_machine *m)
     fy_close(&m->kernel_fd);
     fy_close(&m->initrd_fd);
     pthread_mutex_destroy(&m->lock);
-    pthread_mutex_destroy(&m->console_lock);
     pthread_cond_destroy(&m->wake);
     pthread_cond_destroy(&m->parked);
     free(m);

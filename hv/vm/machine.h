@@ -40,7 +40,7 @@ struct fy_machine_config {
     bool incoming;
     struct fy_loop *loop;
     void *arg; /* of the calls below */
-    /* The guest wrote to its console. A vCPU's thread, with the console lock held. */
+    /* What the guest wrote to its console and the output gate let out. Any thread, with the console lock held. */
     void (*console_out)(void *arg, const uint8_t *buf, size_t len);
     /* Optional: a network card has lost its backend. Any thread, a device's lock held. */
     void (*nic_lost)(void *arg);
