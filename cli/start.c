@@ -23,6 +23,7 @@ enum {
     OPT_PAUSED,
     OPT_NO_RNG,
     OPT_VSOCK,
+    OPT_VCONSOLE,
     OPT_HERE
 };
 
@@ -45,6 +46,7 @@ const struct option cli_start_options[] = {
     {"net", optional_argument, NULL, 'n'},
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {"vsock", optional_argument, NULL, OPT_VSOCK},
+    {"virtio-console", no_argument, NULL, OPT_VCONSOLE},
     {"here", no_argument, NULL, OPT_HERE},
     {NULL, 0, NULL, 0},
 };
@@ -141,6 +143,9 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
         return add_nic(c, s);
     case OPT_NO_RNG:
         s->op.no_rng = true;
+        break;
+    case OPT_VCONSOLE:
+        s->op.virtio_console = true;
         break;
     case OPT_HERE:
         s->op.here = true;

@@ -25,3 +25,4 @@ target_include_directories(tracker PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DI
 target_link_libraries(tracker PRIVATE ferry_control_client ferry_proto ferry_base)
 set_target_properties(tracker PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 ferry_unit_test(test_net ferry_vm ferry_backend ferry_dev ferry_mem ferry_base)
+ferry_unit_test(test_conlog ferry_vm ferry_base)

@@ -63,6 +63,14 @@ static size_t host_console_out(void *arg, const uint8_t *buf, size_t len)
     return fy_console_put(&m->devices[DEV_CONSOLE], buf, len);
 }
 
+/* A serial port beside a virtio console is seen until the guest's driver has that one: firmware and boot
+ * loaders use it. What comes later is the kernel's same messages again, or a second login. */
+static size_t serial_console_out(void *arg, const uint8_t *buf, size_t len)
+{
+    const struct fy_machine *m = arg;
+    return m->vconsole && fy_virtio_console_ready(m->vconsole) ? len : host_console_out(arg, buf, len);
+}
+
 static size_t host_console_out_room(void *arg)
 {
     struct fy_machine *m = arg;
@@ -73,6 +81,7 @@ static size_t host_console_out_room(void *arg)
 static void console_passed(void *arg, const uint8_t *buf, size_t len)
 {
     struct fy_machine *m = arg;
+    fy_conlog_put(m->conlog, buf, len);
     if (m->console_out)
         m->console_out(m->arg, buf, len);
 }
@@ -81,6 +90,8 @@ static void console_has_room(void *arg)
 {
     struct fy_machine *m = arg;
     fy_serial_output_room(&m->devices[DEV_SERIAL]);
+    if (m->vconsole)
+        fy_virtio_console_output_room(m->vconsole);
 }
 
 static void host_console_room(void *arg)
@@ -145,7 +156,7 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     m->device_count++;
     if (fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
         return -1;
-    if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid)
+    if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid && !m->desc->virtio_console)
         return 0;
     m->io = fy_iothread_new("devices", e);
     if (!m->io)
@@ -157,6 +168,11 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     }
     if (m->desc->balloon) {
         if (fy_virtio_balloon_new(m->pci, m->gmem, m->io, FY_SLOT_BALLOON, &m->balloon, next(m), e) < 0)
+            return -1;
+        m->device_count++;
+    }
+    if (m->desc->virtio_console) {
+        if (fy_virtio_console_new(m->pci, m->gmem, m->io, FY_SLOT_CONSOLE, &m->vconsole, next(m), e) < 0)
             return -1;
         m->device_count++;
     }
@@ -198,6 +214,8 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .doorbell = host_doorbell,
     };
     struct fy_device *d = m->devices;
+    m->serial_host = m->host;
+    m->serial_host.console_out = serial_console_out;
     m->gate = fy_gate_new(e);
     if (!m->gate)
         return -1;
@@ -206,7 +224,7 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
     if (fy_console_new(&cc, &d[DEV_CONSOLE], e) < 0)
         return -1;
     m->device_count++;
-    if (fy_serial_new(m->bus, &m->host, &d[DEV_SERIAL], e) < 0)
+    if (fy_serial_new(m->bus, &m->serial_host, &d[DEV_SERIAL], e) < 0)
         return -1;
     m->device_count++;
     if (fy_rtc_new(m->bus, &m->host, m->desc->memory_bytes, &d[DEV_RTC], e) < 0)
@@ -270,11 +288,15 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
 
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len)
 {
+    if (m->vconsole && fy_virtio_console_ready(m->vconsole))
+        return fy_virtio_console_input(m->vconsole, buf, len);
     return fy_serial_input(&m->devices[DEV_SERIAL], buf, len);
 }
 
 size_t fy_machine_console_room(struct fy_machine *m)
 {
+    if (m->vconsole && fy_virtio_console_ready(m->vconsole))
+        return fy_virtio_console_input_room(m->vconsole);
     return fy_serial_input_room(&m->devices[DEV_SERIAL]);
 }
 

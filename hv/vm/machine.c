@@ -48,6 +48,7 @@ static bool expects(const Ferry__Machine *d, const char *id)
         {"rng", d->rng},
         {"balloon", d->balloon},
         {"vsock", d->vsock_cid != 0},
+        {"hvc0", d->virtio_console},
     };
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
@@ -67,12 +68,13 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
         if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    const char *virtio = d->rng         ? "an entropy device"
-                         : d->balloon   ? "a balloon"
-                         : d->n_disks   ? "disks"
-                         : d->n_nics    ? "a network card"
-                         : d->vsock_cid ? "a socket device"
-                                        : NULL;
+    const char *virtio = d->rng              ? "an entropy device"
+                         : d->balloon        ? "a balloon"
+                         : d->n_disks        ? "disks"
+                         : d->n_nics         ? "a network card"
+                         : d->vsock_cid      ? "a socket device"
+                         : d->virtio_console ? "a virtio console"
+                                             : NULL;
     fy_machine_check_disks(d, why);
     if (virtio && d->revision < 2)
         fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
@@ -235,6 +237,11 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
     if (!m->engine)
         return -1;
     m->vcpus = d->vcpus;
+    if (c->console_log_fds[0] >= 0) {
+        m->conlog = fy_conlog_new(m->loop, c->console_log_fds, FY_CONLOG_FILE_MAX, e);
+        if (!m->conlog)
+            return -1;
+    }
     if (fy_machine_make_chips(m, e) < 0 || agree_devices(m, e) < 0 || record_msrs(m, e) < 0)
         return -1;
     m->logdirty = fy_logdirty_new(m->gmem, m->engine->ops->dirty, m->engine, e);
@@ -306,6 +313,7 @@ void fy_machine_free(struct fy_machine *m)
         fy_gate_discard(m->gate); /* its producers are going */
     for (unsigned i = m->device_count; i-- > 0;)
         m->devices[i].ops->free(m->devices[i].dev);
+    fy_conlog_free(m->conlog);
     fy_gate_free(m->gate);
     fy_iothread_free(m->io);
     fy_nics_close(m);

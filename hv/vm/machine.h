@@ -33,6 +33,7 @@ struct fy_machine_config {
     int firmware_fd;            /* the caller's; -1: none, or the machine is incoming */
     int nvram_fd;               /* the caller's, read and written for the machine's life; -1: none */
     int runlog_fd;              /* the caller's; -1: none */
+    int console_log_fds[2];     /* the caller's, for the machine's life; [0] -1: none (hv/vm/conlog.h) */
     /* What the cards are joined to, by card and queue pair: FY_NICS_MAX rows, taken over, also on failure;
      * -1: none. NULL: all -1. */
     int (*nic_fds)[FY_NET_PAIRS_MAX];
@@ -40,7 +41,8 @@ struct fy_machine_config {
     bool incoming;
     struct fy_loop *loop;
     void *arg; /* of the calls below */
-    /* What the guest wrote to its console and the output gate let out. Any thread, with the console lock held. */
+    /* What the guest wrote to its console and the output gate let out. Any thread, with the console lock
+     * held. */
     void (*console_out)(void *arg, const uint8_t *buf, size_t len);
     /* Optional: a network card has lost its backend. Any thread, a device's lock held. */
     void (*nic_lost)(void *arg);
@@ -138,6 +140,7 @@ void fy_machine_console_lock(struct fy_machine *m);
 void fy_machine_console_unlock(struct fy_machine *m);
 size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf, size_t room,
                              uint64_t *position);
+/* To the virtio console once a driver has it, else to the serial port. */
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
 /* The MAC address of a card whose description has none: 02, then 40 bits of two CRC-32C over the guest's UUID
