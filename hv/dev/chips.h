@@ -54,8 +54,20 @@ void fy_rtc_wake(struct fy_device *rtc);
 /* ACPI PM1 event and control blocks, the reset register (port 0xcf9), the i8042's reset command (port
  * 0x64), the power button; GSI 9. Addresses: hv/dev/platform.h. */
 int fy_pm_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out, struct fy_err *e);
+/* Before the machine runs: add the block of general-purpose events. */
+int fy_pm_add_events(struct fy_bus *bus, struct fy_device *pm, struct fy_err *e);
+/* General-purpose event `bit` has happened: its status and the SCI. Any thread. */
+void fy_pm_event(struct fy_device *pm, unsigned bit);
 /* Press the power button: PWRBTN_STS and its SCI. Any thread. */
 void fy_pm_power_button(struct fy_device *pm);
+
+/* VM generation ID: registers at FY_VMGENID_ADDRESS. id: the first one; NULL: of random bytes. */
+#define FY_VMGENID_BYTES 16
+int fy_vmgenid_new(struct fy_bus *bus, const uint8_t *id, struct fy_device *out, struct fy_err *e);
+/* This guest is a copy from now on: another ID, and the guest is told through pm. vCPUs are parked, since it
+ * is read in pieces. */
+int fy_vmgenid_change(struct fy_device *vmgenid, struct fy_device *pm, struct fy_err *e);
+void fy_vmgenid_get(struct fy_device *vmgenid, uint8_t id[FY_VMGENID_BYTES]);
 
 /* Debug exit: a 32-bit write of V at port 0xf4 ends the guest with status 2V + 1. */
 int fy_debug_exit_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out,

@@ -193,6 +193,18 @@ void fy_machine_resume_devices(struct fy_machine *m)
             m->devices[i].ops->resume(m->devices[i].dev);
 }
 
+static int make_generation(struct fy_machine *m, struct fy_err *e)
+{
+    uint8_t first[FY_VMGENID_BYTES] = {0};
+    bool repeatable = m->desc->icount_ns != 0;
+    memcpy(first, &m->desc->icount_seed, sizeof m->desc->icount_seed);
+    if (fy_pm_add_events(m->bus, &m->devices[DEV_PM], e) < 0 ||
+        fy_vmgenid_new(m->bus, repeatable ? first : NULL, next(m), e) < 0)
+        return -1;
+    m->device_count++;
+    return 0;
+}
+
 int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
 {
     m->host = (struct fy_dev_host){
@@ -238,7 +250,7 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
             return -1;
         m->device_count++;
     }
-    if (m->desc->revision >= 2 && make_pci(m, e) < 0)
+    if (m->desc->revision >= 2 && (make_generation(m, e) < 0 || make_pci(m, e) < 0))
         return -1;
     return fy_firmware_devices(m, e);
 }
@@ -298,6 +310,23 @@ size_t fy_machine_console_room(struct fy_machine *m)
     if (m->vconsole && fy_virtio_console_ready(m->vconsole))
         return fy_virtio_console_input_room(m->vconsole);
     return fy_serial_input_room(&m->devices[DEV_SERIAL]);
+}
+
+int fy_machine_generation(struct fy_machine *m, uint8_t id[FY_VMGENID_BYTES], struct fy_err *e)
+{
+    struct fy_device *d = fy_machine_device(m, "vmgenid");
+    if (!d)
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no generation ID");
+    fy_vmgenid_get(d, id);
+    return 0;
+}
+
+int fy_machine_new_generation(struct fy_machine *m, struct fy_err *e)
+{
+    struct fy_device *d = fy_machine_device(m, "vmgenid");
+    if (!d)
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no generation ID");
+    return fy_vmgenid_change(d, &m->devices[DEV_PM], e);
 }
 
 void fy_machine_power_button(struct fy_machine *m)

@@ -159,6 +159,10 @@ const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsign
 struct fy_virtio *fy_machine_vsock(struct fy_machine *m);
 /* The memory balloon, or NULL. */
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
+/* VM generation ID (FY_VMGENID_BYTES), of machines that have one, else FY_EUNSUPPORTED. new_generation: this
+ * guest is a copy of another from now on, and is told when it goes on; parked. */
+int fy_machine_generation(struct fy_machine *m, uint8_t id[16], struct fy_err *e);
+int fy_machine_new_generation(struct fy_machine *m, struct fy_err *e);
 void fy_machine_power_button(struct fy_machine *m);
 
 #endif

@@ -68,10 +68,10 @@ def check_console(shell):
 def check_log(host, shell):
     """What was said is on disk, and stays there when the hypervisor dies."""
     shell.run("echo for the lo''g")
-    ferry.wait_for("the console's log", 10, lambda: "for the log" in host.vmctl("logs", "g", "--console"))
+    ferry.wait_for("the console's log", 10, lambda: "for the log" in host.vmctl("logs", "g", "--console").stdout)
     os.kill(host.guest("g")["pid"], 9)
     ferry.wait_for("the hypervisor's end", 10, lambda: host.state("g") == "crashed")
-    text = host.vmctl("logs", "g", "--console")
+    text = host.vmctl("logs", "g", "--console").stdout
     assert "for the log" in text, text[-500:]
 
 
