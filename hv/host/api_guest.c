@@ -117,6 +117,7 @@ struct start {
     Ferry__ApiStart *op; /* owned */
     int kernel, initrd, rom;
     Ferry__Firmware firmware;
+    Ferry__BootImages images;
     int disks[FYD_DISKS_MAX];
     uint8_t uuid[FYD_ID_LEN];
     struct fyd_engine engine;
@@ -176,6 +177,7 @@ static void fill_machine(struct start *s)
     m->icount_ns = s->engine.icount_ns;
     m->icount_seed = s->engine.icount_seed;
     m->firmware = s->rom >= 0 ? &s->firmware : NULL;
+    m->images = fyd_images_measure(s->kernel, s->initrd, &s->images) ? &s->images : NULL;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
     m->vsock_cid = op->vsock_cid;
