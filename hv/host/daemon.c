@@ -309,6 +309,7 @@ struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct f
 
 void fyd_close(struct fyd *d)
 {
+    fyd_moves_free_all(d); /* they hold clients */
     fyd_api_close(d);
     fyd_peers_close(d);
     /* Workers die with us; hypervisors do not, and are found again. */

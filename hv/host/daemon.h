@@ -190,6 +190,7 @@ struct fyd {
     uint64_t revision;
     struct fyd_guest *guests;
     struct fyd_job *jobs;
+    struct fyd_move_wait *move_waits;
     struct fyd_host *hosts;
     struct fyd_client *clients;
     struct fyd_usernet *usernets;
@@ -346,7 +347,13 @@ void fyd_jobs_free_all(struct fyd *d);
 /* Jobs of the daemon before us: join them with their hand-overs, end those that are over. */
 void fyd_jobs_resume(struct fyd *d);
 void fyd_job_load(struct fyd *d, const struct inv_job *row);
-/* The verb: begin to move a guest. NULL with the cause. */
+/* The request `migrate`: begins the move, or first waits, without blocking and not for long, for the end of
+ * the job by which the guest has come. */
+void fyd_api_migrate(struct fyd_client *c, const Ferry__ApiMigrate *op);
+/* A guest's job has ended: those who waited for it go on. */
+void fyd_moves_look(struct fyd *d);
+void fyd_moves_free_all(struct fyd *d);
+/* Begin to move a guest. NULL with the cause. */
 struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy_err *e);
 /* job_calls.c: one message of a worker */
 void fyd_job_message(struct fyd_job *job, const Ferry__WorkerOut *out);

@@ -165,16 +165,7 @@ class Host:
             self.daemon.wait(15)
             self.daemon = None
 
-    def settle(self, name):
-        """The job by which a guest came ends a moment after the source has said that it moved: until then it cannot move on."""
-        def settled():
-            g = self.guest(name)
-            return not g or g["state"] != "running" or not g.get("job")
-        wait_for(f"the end of the job by which {name} came", 20, settled)
-
     def vmctl(self, *args, check=True, timeout=120):
-        if check and args[0] == "migrate":
-            self.settle(args[1])
         r = subprocess.run([os.path.join(self.pair.bin, "vmctl"), "-H", os.path.join(self.root, "ferryd.sock"), *args],
                            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         if check and r.returncode:

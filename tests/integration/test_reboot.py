@@ -82,6 +82,18 @@ def multiboot(pair, engine):
     ferry.say(f"multiboot on {engine}: three moves, two boots after each")
 
 
+def there_and_back(pair):
+    """Moves in a tight loop: none is refused because the worker by which the guest came is not gone yet."""
+    pair.start(pair.alpha, "g", "mem=16 rate=20", "64M").expect(b"!filled", 60)
+    source, target = pair.alpha, pair.beta
+    for _ in range(20):
+        move(source, target)
+        source, target = target, source
+    assert pair.check_one_runner() >= 21
+    source.vmctl("stop", "g", "-f")
+    ferry.say("20 moves there and back at once")
+
+
 def pvh(pair, engine):
     pair.alpha.vmctl("start", "g", "--engine", engine, "-m", "128M", "-p", "2", "-k", os.path.join(pair.guests, "selfcheck.elf"), "-a", "mem=16 rate=20")
     pair.alpha.console("g").expect(b"!filled", 60)
@@ -107,6 +119,7 @@ def main():
             pvh(pair, engine)
             if engine == "soft":
                 linux(pair)
+        there_and_back(pair)
         pair.check_one_runner()
     finally:
         pair.close()
