@@ -23,7 +23,8 @@ enum {
     OPT_PAUSED,
     OPT_NO_RNG,
     OPT_VSOCK,
-    OPT_HERE
+    OPT_HERE,
+    OPT_MERGE
 };
 
 const struct option cli_start_options[] = {
@@ -46,6 +47,7 @@ const struct option cli_start_options[] = {
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {"vsock", optional_argument, NULL, OPT_VSOCK},
     {"here", no_argument, NULL, OPT_HERE},
+    {"memory-merge", no_argument, NULL, OPT_MERGE},
     {NULL, 0, NULL, 0},
 };
 
@@ -107,6 +109,13 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
     case 'a':
         s->op.cmdline = optarg;
         break;
+    case OPT_MERGE:
+        return cli_fail(
+            c, FY_EUNSUPPORTED,
+            "--memory-merge cannot be had: the kernel merges equal pages (KSM) of private memory only, and "
+            "a guest's memory is a shared file (memfd), by which it moves. What saves memory instead: free "
+            "pages that the guest reports go back to the host by themselves, as do pages that it never "
+            "touched, and `vmctl set NAME memory=SIZE` makes its balloon give back more");
     case OPT_FIRMWARE:
         s->op.firmware = optarg;
         break;

@@ -14,6 +14,7 @@
 #include "hv/host/firmware.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
+#include "hv/host/promise.h"
 #include "proto/wire.h"
 
 #define CALL_MS 10000
@@ -91,6 +92,17 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
     return 0;
 }
 
+static void warn_of_cpus(struct fyd_guest *g)
+{
+    char why[sizeof g->warning];
+    fyd_promise_cpus(g->d, 0, why, sizeof why);
+    if (!*why)
+        return;
+    fy_warn("guest %s: %s", g->name, why);
+    if (!*g->warning)
+        fyd_copy(g->warning, sizeof g->warning, why);
+}
+
 /* The new guest serves, or has failed. */
 static void started(void *arg, const struct fy_err *err)
 {
@@ -104,6 +116,7 @@ static void started(void *arg, const struct fy_err *err)
     } else {
         if (g->state == FYD_G_STARTING)
             fyd_guest_set_state(g, FYD_G_RUNNING);
+        warn_of_cpus(g);
         fyd_guest_persist(g, NULL, NULL);
         fyd_reply_guest(a->c, g, true);
     }
@@ -249,7 +262,7 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
     fy_uuid_new(s->uuid);
     if (s->machine && s->op) {
         fill_machine(s);
-        if (open_disks(c->d, s, &e) < 0) {
+        if (fyd_promise_check(c->d, s->machine, &e) < 0 || open_disks(c->d, s, &e) < 0) {
             fyd_reply_error(c, &e);
             free_start(s);
             return;
@@ -258,6 +271,10 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
     struct fyd_guest *g =
         s->machine && s->op ? fyd_guest_new(c->d, op->name, s->uuid, FYD_G_STARTING, &e) : NULL;
     s->ask = g ? new_ask(c, g) : NULL;
+    if (g) {
+        g->promised = fyd_promise_of(s->machine);
+        g->promised_vcpus = s->machine->vcpus;
+    }
     if (!s->ask) {
         if (g)
             fyd_guest_remove(g);

@@ -63,6 +63,8 @@ struct fyd_guest {
     uint64_t revision;
     uint64_t changed_ns;
     Ferry__Machine *machine; /* owned; NULL where it was never learned */
+    uint64_t promised;       /* until then: hv/host/promise.h */
+    unsigned promised_vcpus;
     char report[FYD_REPORT_MAX];
     char moved_to[FYD_NAME_MAX];
     char warning[256];
@@ -180,7 +182,8 @@ struct fyd {
     char libexec[PATH_MAX];
     const char *disk_folders[FYD_DISK_FOLDERS_MAX]; /* the caller's */
     unsigned disk_folder_count;
-    char engine[8]; /* for incoming guests; "": as their descriptions say */
+    char engine[8];                 /* for incoming guests; "": as their descriptions say */
+    double memory_ratio, cpu_ratio; /* hv/host/promise.h */
     char listen[FYD_ADDRESS_MAX];
     int rootfd;
     int lockfd;
@@ -220,7 +223,8 @@ struct fyd_options {
     /* Folders that incoming guests' disks may be in; none: the default one. They outlive the daemon. */
     const char *disk_folders[FYD_DISK_FOLDERS_MAX];
     unsigned disk_folder_count;
-    const char *engine; /* for incoming guests; NULL or "auto": as the description says */
+    const char *engine;             /* for incoming guests; NULL or "auto": as the description says */
+    double memory_ratio, cpu_ratio; /* hv/host/promise.h; 0: the defaults */
 };
 /* Open the root, read the inventory, find guests again, listen. NULL with the cause. */
 struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct fy_err *e);

@@ -130,6 +130,7 @@ class Host:
         self.daemon = None
         self.engine = "auto"  # for guests that arrive
         self.wrapper = []  # a command that runs the daemon
+        self.options = []  # of its own
         self.log = os.path.join(pair.folder, name + ".log")
 
     def command(self, *argv):
@@ -145,7 +146,7 @@ class Host:
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
                 self.command(*self.wrapper, os.path.join(self.pair.bin, "ferryd"), "--root", self.root, "--listen", self.listen(),
-                              "--engine", self.engine, "--disks", self.pair.disks, "--foreground"),
+                              "--engine", self.engine, "--disks", self.pair.disks, *self.options, "--foreground"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
         if wait:
             wait_for(f"{self.name}'s daemon", 10, self.answers)
