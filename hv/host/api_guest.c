@@ -71,12 +71,12 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
                        "a letter or digit");
     if (fyd_def_may_start(d, op->name, op->here, e) < 0)
         return -1;
-    if (*op->firmware && op->has_initrd)
-        return fy_fail(e, FY_EUSAGE, "firmware boots from a disk: no kernel or initrd goes with it");
-    if (nfds != (*op->firmware ? op->has_firmware_file : op->has_initrd ? 2 : 1))
+    /* With firmware there may be a kernel, without there must. */
+    int files = *op->firmware && op->has_firmware_file;
+    if (nfds != files + 1 + op->has_initrd && !(*op->firmware && nfds == files && !op->has_initrd))
         return fy_fail(e, FY_EUSAGE,
-                       *op->firmware ? "firmware boots from a disk: no kernel goes with it"
-                                     : "a kernel (-k KERNEL) or --firmware is needed");
+                       op->has_initrd ? "an initrd is of no use without a kernel (-k KERNEL)"
+                                      : "a kernel (-k KERNEL) or --firmware is needed");
     if (op->memory_bytes % (2u << 20) || op->memory_bytes > FY_MEMORY_MAX)
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
@@ -214,6 +214,15 @@ static int open_disks(struct fyd *d, struct start *s, struct fy_err *e)
     return fyd_disks_complete(s->machine, s->disks, e);
 }
 
+/* Firmware gets its kernel from the images that are kept. */
+static int check_images(const struct start *s, struct fy_err *e)
+{
+    if (s->rom < 0 || s->kernel < 0 || s->machine->images)
+        return 0;
+    return fy_fail(e, FY_EUSAGE,
+                   "kernel and initrd are no files with something in them, or too large together");
+}
+
 static Ferry__ApiStart *copy_op(const Ferry__ApiStart *op)
 {
     size_t len = ferry__api_start__get_packed_size(op);
@@ -239,12 +248,11 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         return;
     }
     s->kernel = s->initrd = s->rom = -1;
+    int images = nfds - (*op->firmware && op->has_firmware_file);
+    s->kernel = images ? fds[0] : -1;
+    s->initrd = images > 1 ? fds[1] : -1;
     if (*op->firmware)
-        s->rom = fyd_firmware_open(op->firmware, nfds ? fds[0] : -1, &s->firmware, &e);
-    else {
-        s->kernel = fds[0];
-        s->initrd = nfds > 1 ? fds[1] : -1;
-    }
+        s->rom = fyd_firmware_open(op->firmware, images < nfds ? fds[images] : -1, &s->firmware, &e);
     for (int i = 0; i < nfds; i++)
         fds[i] = -1;
     for (unsigned i = 0; i < FYD_DISKS_MAX; i++)
@@ -262,7 +270,8 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
     fy_uuid_new(s->uuid);
     if (s->machine && s->op) {
         fill_machine(s);
-        if (fyd_promise_check(c->d, s->machine, &e) < 0 || open_disks(c->d, s, &e) < 0) {
+        if (check_images(s, &e) < 0 || fyd_promise_check(c->d, s->machine, &e) < 0 ||
+            open_disks(c->d, s, &e) < 0) {
             fyd_reply_error(c, &e);
             free_start(s);
             return;
