@@ -201,6 +201,15 @@ def defined(pair):
     alpha.vmctl("start", "d")
     if alpha.vmctl("wait", "d", timeout=60).stdout.split() != ["1"]:
         raise Failure(f"the defined ROM ended with {alpha.guest('d')}")
+    alpha.vmctl("create", "v", "--firmware", "uefi", "--engine", ENGINE)
+    alpha.vmctl("start", "v", "--paused")
+    stop(alpha, "v")
+    variables = os.path.join(alpha.root, "nvram", "v")
+    if not os.path.exists(variables):
+        raise Failure("a guest that stops loses its variables")
+    alpha.vmctl("delete", "v")
+    if os.path.exists(variables):
+        raise Failure("variables outlive the definition")
     r = alpha.vmctl("create", "e", "--firmware", "some.rom", check=False)
     if r.returncode == 0 or "absolute" not in r.stderr:
         raise Failure(f"a relative path in a definition: {r.returncode}, {r.stderr!r}")
