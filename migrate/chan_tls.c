@@ -19,6 +19,7 @@
 #include "hv/base/checked.h"
 #include "hv/base/io.h"
 #include "migrate/chan.h"
+#include "migrate/tls_gcm.h"
 
 #define WRITE_BUFFER (64 * 1024) /* small: it shares a core's second-level cache with a batch */
 #define READ_BUFFER (256 * 1024)
@@ -250,7 +251,8 @@ struct fy_tls *fy_tls_new(int key_fd, int cert_fd, bool server, const struct fy_
     /* The system's configuration file can only weaken what is fixed below, and reading it takes milliseconds.
      */
     OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
-    tls->ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
+    const char *query = fy_tls_gcm_query();
+    tls->ctx = SSL_CTX_new_ex(NULL, query, server ? TLS_server_method() : TLS_client_method());
     if (!tls->ctx)
         goto no_memory;
     SSL_CTX_set_min_proto_version(tls->ctx, TLS1_3_VERSION);

@@ -3,6 +3,7 @@ ferry_unit_test(test_stream ferry_migrate)
 target_compile_definitions(test_stream PRIVATE FERRY_GOLDEN="${CMAKE_SOURCE_DIR}/tests/golden")
 ferry_unit_test(test_migrate ferry_migrate)
 ferry_unit_test(test_wordpack ferry_migrate)
+ferry_unit_test(test_tls_gcm ferry_migrate)
 find_package(Python3 COMPONENTS Interpreter)
 add_test(NAME golden_stream
          COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/golden/parse_stream.py --self-check ${CMAKE_SOURCE_DIR}/tests/golden)
