@@ -121,6 +121,9 @@ static void show_text(const Ferry__ApiGuest *g)
             printf("disk%-7zu %s: %s, %s, %s%s, cache %s\n", i, m->disks[i]->name, m->disks[i]->source,
                    cli_size(m->disks[i]->bytes, size), m->disks[i]->format,
                    m->disks[i]->read_only ? ", read-only" : "", m->disks[i]->cache);
+        if (m->images)
+            printf("boot        kernel %s, initrd %s, kept with the guest beside its memory\n",
+                   cli_size(m->images->kernel_bytes, size), cli_size(m->images->initrd_bytes, resident));
         if (*m->cmdline)
             printf("cmdline     %s\n", m->cmdline);
         show_nics(g);

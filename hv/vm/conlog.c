@@ -90,7 +90,6 @@ void fy_conlog_flush(struct fy_conlog *l)
     l->drain = buf;
     l->waiting = 0;
     l->lost = 0;
-    l->posted = false;
     pthread_mutex_unlock(&l->lock);
     write_some(l, buf, len);
     int n =
@@ -101,7 +100,11 @@ void fy_conlog_flush(struct fy_conlog *l)
 
 static void on_posted(void *arg)
 {
-    fy_conlog_flush(arg);
+    struct fy_conlog *l = arg;
+    pthread_mutex_lock(&l->lock);
+    l->posted = false; /* before the flush: what comes during it is posted anew */
+    pthread_mutex_unlock(&l->lock);
+    fy_conlog_flush(l);
 }
 
 void fy_conlog_put(struct fy_conlog *l, const uint8_t *buf, size_t len)

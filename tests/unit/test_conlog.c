@@ -73,6 +73,19 @@ static void put(struct fy_conlog *l, size_t *total, size_t len)
     fy_conlog_put(l, buf, len);
 }
 
+static void stop(void *arg)
+{
+    fy_loop_stop(arg);
+}
+
+/* What has been posted is carried out. */
+static void run_loop(void)
+{
+    struct fy_err e;
+    assert_int_equal(fy_loop_post(loop, stop, loop, &e), 0);
+    assert_int_equal(fy_loop_run(loop, &e), 0);
+}
+
 static void is_bounded(void **state)
 {
     (void)state;
@@ -91,6 +104,7 @@ static void is_bounded(void **state)
     assert_int_equal(size_of(fds[!newer]), MAX);
     expect_end(fds[!newer], fds[newer], total);
     put(l, &total, 5 * MAX + 7); /* more than both hold at once */
+    run_loop();
     fy_conlog_free(l);
     newer = total / MAX % 2;
     expect_end(fds[!newer], fds[newer], total);
@@ -104,6 +118,7 @@ static void goes_on_elsewhere(void **state)
     for (unsigned i = 0; i < 60; i++) {
         struct fy_conlog *l = fy_conlog_new(loop, fds, MAX, &e);
         put(l, &total, 300);
+        run_loop();
         fy_conlog_free(l);
         unsigned newer = (total - 1) / MAX % 2;
         expect_end(fds[!newer], fds[newer], total);
@@ -118,17 +133,13 @@ static void what_is_lost_is_said(void **state)
     size_t total = 0;
     char text[64] = "";
     put(l, &total, FY_CONLOG_WAITING + 12);
+    run_loop();
     fy_conlog_free(l);
     size_t n = size_of(fds[0]);
     assert_true(n > FY_CONLOG_WAITING && n < FY_CONLOG_WAITING + sizeof text);
     assert_int_equal(fy_pread_all(fds[0], (uint8_t *)text, n - FY_CONLOG_WAITING, FY_CONLOG_WAITING), 0);
     assert_string_equal(text, "\n[12 bytes were not logged]\n");
     fy_conlog_put(NULL, (const uint8_t *)text, 1);
-}
-
-static void stop(void *arg)
-{
-    fy_loop_stop(arg);
 }
 
 /* The loop writes it by itself. */
@@ -141,8 +152,7 @@ static void the_loop_writes(void **state)
     put(l, &total, 100);
     put(l, &total, 100);
     assert_int_equal(size_of(fds[0]), 0);
-    assert_int_equal(fy_loop_post(loop, stop, loop, &e), 0);
-    assert_int_equal(fy_loop_run(loop, &e), 0);
+    run_loop();
     assert_int_equal(size_of(fds[0]), 200);
     fy_conlog_free(l);
 }
