@@ -235,13 +235,15 @@ class Lab:
     def pack(self, root):
         """QEMU with its libraries, tun.ko and the guest's initramfs, behind the lab host's own image."""
         binary = os.path.join(root, "usr/bin/qemu-system-x86_64")
-        libs = os.path.join(root, "usr/lib/x86_64-linux-gnu")
+        libs = ":".join(os.path.join(root, d, "x86_64-linux-gnu") for d in ("usr/lib", "lib"))
         ldd = subprocess.run(["ldd", binary], capture_output=True, text=True, check=True, env=dict(os.environ, LD_LIBRARY_PATH=libs)).stdout
         files = {"qemu": (0o040755, b""), "qemu/lib": (0o040755, b""), "qemu/share": (0o040755, b"")}
         for line in ldd.splitlines():
             words = line.split()
             if len(words) > 2 and words[2].startswith("/"):
                 files["qemu/lib/" + words[0]] = (0o100755, contents(words[2]))
+            elif "not found" in line:
+                raise Failure(f"QEMU in the cache lacks a library: {line.strip()}")
         for name in ("bios-256k.bin", "linuxboot_dma.bin", "kvmvapic.bin"):
             path = next((p for p in (os.path.join(root, "usr/share", d, name) for d in ("qemu", "seabios")) if os.path.exists(p)), None)
             if path:
