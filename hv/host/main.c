@@ -59,9 +59,10 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
             o->engine = optarg;
             break;
         case 'd':
-            if (optarg[0] != '/' || o->disk_folder_count == FYD_DISK_FOLDERS_MAX) {
-                fprintf(stderr, "ferryd: --disks %s: an absolute path, at most %d of them\n", optarg,
-                        FYD_DISK_FOLDERS_MAX);
+            if ((optarg[0] != '/' && strncmp(optarg, "nbd://", 6) != 0) ||
+                o->disk_folder_count == FYD_DISK_FOLDERS_MAX) {
+                fprintf(stderr, "ferryd: --disks %s: an absolute path or nbd://..., at most %d of them\n",
+                        optarg, FYD_DISK_FOLDERS_MAX);
                 return FY_EUSAGE;
             }
             o->disk_folders[o->disk_folder_count++] = optarg;
