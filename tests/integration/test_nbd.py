@@ -21,10 +21,10 @@ WRITER = (r"(n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); printf '%065536d' $n 
 
 
 class Server:
-    """An nbdkit that serves a file, on alpha's address or a unix socket."""
+    """An nbdkit that serves a file, at alpha's addresses or a unix socket."""
 
     def __init__(self, pair, file, *options, unix=None, read_only=False):
-        self.at = ["--unix", unix] if unix else ["--ipaddr", pair.alpha.ip, "--port", PORT]
+        self.at = ["--unix", unix] if unix else ["--port", PORT]
         self.unix = unix
         self.argv = pair.alpha.command("nbdkit", "--foreground", "--exit-with-parent", "--exportname", "x", *(["--readonly"] if read_only else []),
                                        *self.at, "--pidfile", file + ".pid", *options, "file", file)
@@ -86,6 +86,21 @@ def check_refusals(pair, uri, image, raw):
     sock = os.path.join(pair.folder, "ro.sock")
     s = Server(pair, only, unix=sock, read_only=True)
     refused(pair.alpha, 5, ["read-only"], "-d", f"nbd+unix:///x?socket={sock}")
+    # Read by two guests, one from a definition.
+    pair.alpha.vmctl("start", "other", "-k", devices_guest()[0], "--engine", "soft", "-d", f"nbd+unix:///x?socket={sock},ro")
+    pair.alpha.vmctl("create", "kept", "-k", devices_guest()[0], "--engine", "soft", "-d", f"nbd+unix:///x?socket={sock},ro,hold=9")
+    pair.alpha.vmctl("start", "kept")
+    assert pair.alpha.guest("kept")["state"] == "running" and f"{sock},ro,hold=9" in pair.alpha.vmctl("export", "kept").stdout
+    # It lies under no folder that a peer's guests may have disks in.
+    r = pair.alpha.vmctl("migrate", "other", "beta", check=False)
+    assert r.returncode and "lies in no folder" in r.stderr and pair.alpha.state("other") == "running", f"{r.returncode} {r.stderr!r}"
+    for name in ("other", "kept"):
+        pair.alpha.vmctl("stop", "-f", name)
+    # Elsewhere than at the servers that beta was told of.
+    pair.alpha.vmctl("start", "other", "-k", devices_guest()[0], "--engine", "soft", "-d", f"nbd://127.0.0.2:{PORT}/x")
+    r = pair.alpha.vmctl("migrate", "--plan", "other", "beta", check=False)
+    assert r.returncode == 5 and "at no server here" in r.stderr, f"{r.returncode} {r.stderr!r}"
+    pair.alpha.vmctl("stop", "-f", "other")
     s.kill()
 
 
@@ -133,6 +148,41 @@ def check_moves(pair, shell, moves):
 
 def written(shell):
     return [int(n) for n in re.findall(rb"w(\d+)\.", shell.console.text)]
+
+
+def goes_on(shell, what):
+    start = shell.console.length()
+    shell.console.expect(rb"w\d+\.(?s:.*)w\d+\.", 60, start)
+    assert b"FAILED" not in shell.console.text, f"a write failed: {what}"
+
+
+def check_fall_back(pair, shell, host):
+    """The target's hypervisor has opened the disks and cannot run: the source has them back and goes on."""
+    other = pair.other(host)
+    other.stop_daemon()
+    other.start_daemon(fault="87:fail")
+    r = host.vmctl("migrate", "g", other.name, check=False)
+    assert r.returncode, "it moved all the same"
+    ferry.wait_for("the guest to run at the source", 20, lambda: host.state("g") == "running")
+    goes_on(shell, "falling back")
+    ferry.wait_for("the target's servers to end", 10, lambda: not blk_pids(other), 0.05)
+    other.stop_daemon()
+    other.start_daemon()
+
+
+def check_daemon(shell, host):
+    """The daemon starts anew: what its predecessor started goes on, and is replaced when it ends."""
+    pids = blk_pids(host)
+    assert len(pids) == 4, pids  # three disks, and the image's server
+    host.stop_daemon(signal.SIGKILL)
+    goes_on(shell, "without a daemon")
+    host.start_daemon()
+    ferry.wait_for("the guest to be found", 10, lambda: host.state("g") == "running")
+    assert not blk_pids(host), "servers were started needlessly"
+    for _, pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    goes_on(shell, "its servers were killed after the daemon")
+    ferry.wait_for("others in their place", 10, lambda: len(blk_pids(host)) == 4, 0.05)
 
 
 def check_restart(pair, shell, server, host):
@@ -219,6 +269,9 @@ def main():
         ferry.say("a server was killed and came back: nothing failed, a move meanwhile did and the guest went on")
         check_process(shell, host)
         ferry.say("a ferry-blk and a qemu-nbd were killed: others took their place")
+        check_fall_back(pair, shell, host)
+        check_daemon(shell, host)
+        ferry.say("a move that the target could not end, and a daemon that started anew: the guest went on")
         check_hold(pair, shell, unix)
         host = check_moves_back(pair, shell, host)
         shell.run("touch /tmp/stop")
