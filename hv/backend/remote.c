@@ -22,7 +22,7 @@
 #define NAME_MAX_BYTES 160
 #define MS 1000000ull
 /* How long a pause waits for requests: of a server that is there, of one that is known to be gone. */
-#define DRAIN_NS (10000 * MS)
+#define DRAIN_NS (3000 * MS)
 #define DRAIN_DOWN_NS (500 * MS)
 #define PARK_NS (5000 * MS)
 /* Less than a daemon waits for the answer to a request to run. */

@@ -19,8 +19,9 @@ static const char usage[] =
     "  --libexec DIR         where ferry-hv and ferry-migrate are (next to ferryd)\n"
     "  --engine ENGINE       runs guests that arrive: kvm, soft, or auto (as on the host that they left, "
     "where it can be)\n"
-    "  --disks DIR           a folder that incoming guests' disks may be in (" FYD_DEFAULT_DISKS
-    "; repeat for more)\n"
+    "  --disks DIR|URI       a folder that incoming guests' disks may be in (" FYD_DEFAULT_DISKS
+    "; repeat for more),\n"
+    "                        or nbd://HOST, a server that they may be at\n"
     "  --foreground          stay in the foreground\n"
     "  --version, --help\n";
 

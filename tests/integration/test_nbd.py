@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ferry  # noqa: E402
@@ -201,6 +202,22 @@ def check_restart(pair, shell, server, host):
     ferry.wait_for("the warning to go", 10, lambda: not host.guest("g").get("warning"))
 
 
+def check_stall(pair, shell, server, host):
+    """The server is there and does not answer: a move is refused in bounded time, and nothing is lost."""
+    server.process.send_signal(signal.SIGSTOP)
+    start = shell.console.length()
+    shell.console.send(b"echo ask''ed; cat /dev/vda >/dev/null &\n")
+    shell.console.expect(b"asked", 20, start)
+    begun = time.monotonic()
+    r = host.vmctl("migrate", "g", pair.other(host).name, check=False)
+    took = time.monotonic() - begun
+    assert r.returncode and "disk" in r.stderr, f"{r.returncode} {r.stderr!r}"
+    ferry.wait_for("the guest to run at the source", 10, lambda: host.state("g") == "running")
+    server.process.send_signal(signal.SIGCONT)
+    goes_on(shell, "the server stood still")
+    return took
+
+
 def check_process(shell, host):
     """A ferry-blk and a qemu-nbd are killed: others take their place."""
     for name in ("ferry-blk", "qemu-nbd"):
@@ -267,6 +284,8 @@ def main():
         host = check_moves(pair, shell, moves)
         check_restart(pair, shell, tcp, host)
         ferry.say("a server was killed and came back: nothing failed, a move meanwhile did and the guest went on")
+        took = check_stall(pair, shell, tcp, host)
+        ferry.say(f"a server stood still: a move was refused after {took:.1f} s, and nothing failed")
         check_process(shell, host)
         ferry.say("a ferry-blk and a qemu-nbd were killed: others took their place")
         check_fall_back(pair, shell, host)
