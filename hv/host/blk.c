@@ -225,12 +225,8 @@ void fyd_blk_measure(struct fyd *d, Ferry__Disk **disks, size_t count,
 
 /* --- a guest's ferry-blks */
 
-static void free_blk(struct fyd_blk *b)
+static void free_unlisted(struct fyd_blk *b)
 {
-    struct fyd_blk **p = &b->d->blks;
-    while (*p != b)
-        p = &(*p)->next;
-    *p = b->next;
     fy_watch_free(b->pid_watch);
     fy_watch_free(b->control_watch);
     fy_close(&b->pidfd);
@@ -238,6 +234,15 @@ static void free_blk(struct fyd_blk *b)
     if (b->disk)
         ferry__disk__free_unpacked(b->disk, NULL);
     free(b);
+}
+
+static void free_blk(struct fyd_blk *b)
+{
+    struct fyd_blk **p = &b->d->blks;
+    while (*p != b)
+        p = &(*p)->next;
+    *p = b->next;
+    free_unlisted(b);
 }
 
 static void on_end(int fd, unsigned ready, void *arg)
@@ -497,7 +502,10 @@ void fyd_blk_forget(struct fyd_guest *g)
 
 void fyd_blks_free_all(struct fyd *d)
 {
-    while (d->blks)
-        free_blk(d->blks);
+    for (struct fyd_blk *b = d->blks, *next; b; b = next) {
+        next = b->next;
+        free_unlisted(b);
+    }
+    d->blks = NULL;
     fyd_qcow2_free_all(d);
 }

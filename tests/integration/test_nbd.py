@@ -27,6 +27,7 @@ class Server:
     def __init__(self, pair, file, *options, unix=None, read_only=False):
         self.at = ["--unix", unix] if unix else ["--port", PORT]
         self.unix = unix
+        self.file = file
         self.argv = pair.alpha.command("nbdkit", "--foreground", "--exit-with-parent", "--exportname", "x", *(["--readonly"] if read_only else []),
                                        *self.at, "--pidfile", file + ".pid", *options, "file", file)
         self.pidfile = file + ".pid"
@@ -202,6 +203,42 @@ def check_restart(pair, shell, server, host):
     ferry.wait_for("the warning to go", 10, lambda: not host.guest("g").get("warning"))
 
 
+def check_isolation(host):
+    """What a ferry-blk has given up (docs/isolation.md)."""
+    pids = [p for n, p in blk_pids(host) if n == "ferry-blk"]
+    assert len(pids) == 3, pids
+    for pid in pids:
+        with open(f"/proc/{pid}/status", encoding="ascii") as f:
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+        assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", status
+        if os.geteuid() == 0:
+            assert int(status["Uid"].split()[0]) >> 24 == 0x69 and int(status["CapEff"], 16) == 0 and not status["Groups"].strip(), status
+
+
+def check_reset(pair, unix):
+    """A machine is reset while requests wait for a server: they are forgotten, and its next driver finds the disk."""
+    kernel, initrd = devices_guest()
+    pair.alpha.vmctl("start", "r", "-k", kernel, "-r", initrd, "-m", "256M", "--engine", "soft", "-a", "console=ttyS0 quiet",
+                     "-d", f"nbd+unix:///x?socket={unix.unix},ro,hold=600")
+    console = pair.alpha.console("r")
+    console.expect(b"devices ready", 120)
+    shell = Shell(console)
+    unix.kill()
+    start = console.length()
+    console.send(b"cat /dev/vda >/dev/null & echo ask''ed\n")
+    console.expect(b"asked", 20, start)
+    ferry.wait_for("the host to say so", 10, lambda: "its server is gone" in pair.alpha.guest("r").get("warning", ""))
+    start = console.length()
+    pair.alpha.vmctl("reset", "r")
+    # Its boot reads the disk's partitions, which waits; the server comes back meanwhile.
+    unix.start()
+    console.expect(b"devices ready", 120, start)
+    shell = Shell(console)
+    assert guest_md5(shell, "vda", 0, 8) == md5(read_at(unix.file, 0, 8 * MIB))
+    console.close()
+    pair.alpha.vmctl("stop", "-f", "r")
+
+
 def check_stall(pair, shell, server, host):
     """The server is there and does not answer: a move is refused in bounded time, and nothing is lost."""
     server.process.send_signal(signal.SIGSTOP)
@@ -269,6 +306,7 @@ def main():
             assert int(shell.run(f"cat /sys/block/{disk}/size")) * 512 == SIZE
         show = pair.alpha.vmctl("show", "g").stdout
         assert uri in show and "qcow2" in show, show
+        check_isolation(pair.alpha)
         check_contents(shell, data)
         assert guest_md5(shell, "vda", 0, 40) == md5(read_at(paths["vda"], 0, 40 * MIB)), "guest and export differ"
         assert guest_md5(shell, "vdc", 0, 40) == md5(read_at(paths["vdc"], 0, 40 * MIB)), "guest and export differ"
@@ -293,6 +331,8 @@ def main():
         ferry.say("a move that the target could not end, and a daemon that started anew: the guest went on")
         check_hold(pair, shell, unix)
         host = check_moves_back(pair, shell, host)
+        check_reset(pair, unix)
+        ferry.say("a machine was reset while its disk had no server")
         shell.run("touch /tmp/stop")
         shell.console.expect(b"stopped", 60)
         n = written(shell)[-1]
