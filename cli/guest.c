@@ -128,6 +128,9 @@ static void show_text(const Ferry__ApiGuest *g)
                cli_size(g->memory_resident, resident));
         for (size_t i = 0; i < m->n_disks; i++)
             show_disk(m->disks[i], i);
+        if (m->images)
+            printf("boot        kernel %s, initrd %s, kept with the guest beside its memory\n",
+                   cli_size(m->images->kernel_bytes, size), cli_size(m->images->initrd_bytes, resident));
         if (*m->cmdline)
             printf("cmdline     %s\n", m->cmdline);
         show_nics(g);

@@ -93,6 +93,8 @@ void cli_guest_members(struct cli_json *j, const Ferry__ApiGuest *g)
         cli_json_bool(j, "debug_exit", m->debug_exit);
         cli_json_u64(j, "dirty_ring", m->dirty_ring);
         cli_json_string(j, "cmdline", m->cmdline);
+        cli_json_u64(j, "boot_image_bytes",
+                     m->images ? m->images->kernel_bytes + m->images->initrd_bytes : 0);
         if (m->n_nics)
             nic_members(j, g);
         cli_json_array(j, "disks");

@@ -23,7 +23,8 @@ enum {
     OPT_PAUSED,
     OPT_NO_RNG,
     OPT_VSOCK,
-    OPT_HERE
+    OPT_HERE,
+    OPT_MERGE
 };
 
 const struct option cli_start_options[] = {
@@ -46,6 +47,7 @@ const struct option cli_start_options[] = {
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {"vsock", optional_argument, NULL, OPT_VSOCK},
     {"here", no_argument, NULL, OPT_HERE},
+    {"memory-merge", no_argument, NULL, OPT_MERGE},
     {NULL, 0, NULL, 0},
 };
 
@@ -107,6 +109,13 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
     case 'a':
         s->op.cmdline = optarg;
         break;
+    case OPT_MERGE:
+        return cli_fail(
+            c, FY_EUNSUPPORTED,
+            "--memory-merge cannot be had: the kernel merges equal pages (KSM) of private memory only, and "
+            "a guest's memory is a shared file (memfd), by which it moves. What saves memory instead: free "
+            "pages that the guest reports go back to the host by themselves, as do pages that it never "
+            "touched, and `vmctl set NAME memory=SIZE` makes its balloon give back more");
     case OPT_FIRMWARE:
         s->op.firmware = optarg;
         break;
@@ -228,11 +237,12 @@ static int start(struct cli *c, struct cli_start *s)
         return cli_fail(c, FY_EUSAGE,
                         "nothing to boot is given (-k KERNEL: a PVH or Multiboot ELF image or a bzImage; or "
                         "--firmware bios|uefi|FILE; settings of a definition are changed by `vmctl set`)");
-    if (firmware && (s->kernel || s->initrd || *s->op.cmdline))
-        return cli_fail(c, FY_EUSAGE, "--firmware boots from a disk: no -k, -r or -a goes with it");
+    if (firmware && !s->kernel && (s->initrd || *s->op.cmdline))
+        return cli_fail(c, FY_EUSAGE,
+                        "-r and -a go with a kernel: give -k, or let --firmware boot from a disk");
     if (s->op.here && (code = confirm_here(c)) != 0)
         return code;
-    int fds[2] = {-1, -1};
+    int fds[3] = {-1, -1, -1};
     s->op.name = (char *)(uintptr_t)c->name;
     s->op.has_initrd = s->initrd != NULL;
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
@@ -240,15 +250,14 @@ static int start(struct cli *c, struct cli_start *s)
     req.start = &s->op;
     struct cli_request r = {.req = &req, .fds = fds, .on_reply = on_reply, .arg = c};
     s->op.has_firmware_file = firmware && strcmp(firmware, "bios") != 0 && strcmp(firmware, "uefi") != 0;
-    const char *first = s->kernel ? s->kernel : s->op.has_firmware_file ? firmware : NULL;
-    if (first)
-        code = open_image(c, first, &fds[r.nfds++]);
-    if (code == 0 && s->initrd)
-        code = open_image(c, s->initrd, &fds[r.nfds++]);
+    const char *files[] = {s->kernel, s->initrd, s->op.has_firmware_file ? firmware : NULL};
+    for (int i = 0; i < 3 && code == 0; i++)
+        if (files[i])
+            code = open_image(c, files[i], &fds[r.nfds++]);
     if (code == 0)
         code = cli_call(c, &r);
-    fy_close(&fds[0]);
-    fy_close(&fds[1]);
+    for (int i = 0; i < 3; i++)
+        fy_close(&fds[i]);
     return code == 0 && s->console ? cli_console(c, c->name) : code;
 }
 

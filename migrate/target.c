@@ -132,7 +132,7 @@ static int check_channels(struct fy_target *t, const Ferry__StreamStateEnd *m, s
         return t->verify ? fy_fail(e, FY_ECORRUPT, "the source was to send a digest of memory and did not")
                          : 0;
     uint64_t digest;
-    if (fy_memory_digest(t->mem_fd, t->report.ram_bytes / FY_PAGE_SIZE, t->channels, &digest, e) < 0)
+    if (fy_memory_digest(t->mem_fd, t->memory_pages, t->channels, &digest, e) < 0)
         return -1;
     if (digest != m->memory_digest)
         return fy_fail(e, FY_ECORRUPT, "memory here differs from the source's after the last round");

@@ -27,6 +27,7 @@ struct fy_target {
     struct fy_err gone_err;
     struct fy_ctl *ctl;
     int mem_fd, state_fd;
+    uint64_t memory_pages; /* of the memfd: RAM and the areas behind it */
     uint64_t state_bytes;
     uint64_t acked;
     uint8_t ticket[FY_TICKET_LEN];

@@ -100,8 +100,9 @@ static int create(struct fy_target *t, Ferry__Machine *machine, struct fy_err *e
     rc = fy_ctl_memory(t->ctl, true, &t->mem_fd, &bytes, &large, e);
     if (rc < 0)
         return -1;
+    t->memory_pages = bytes / FY_PAGE_SIZE;
     struct fy_sink_config cfg = {.mem_fd = t->mem_fd,
-                                 .pages = bytes / FY_PAGE_SIZE,
+                                 .pages = t->memory_pages,
                                  .map = machine->hugepages || large,
                                  .count = t->channels,
                                  .tls = t->plaintext ? NULL : t->tls,

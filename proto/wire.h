@@ -75,6 +75,7 @@ enum fy_codec { FY_CODEC_NONE = 0, FY_CODEC_LZ4 = 1, FY_CODEC_ZSTD = 2 };
 #define FY_CHANNELS_MAX 16
 #define FY_MEMORY_MAX (1ull << 40)
 #define FY_FIRMWARE_AREA_MAX (8ull << 20)
+#define FY_IMAGES_AREA_MAX (4ull << 30)
 #define FY_VCPUS_MAX 64
 #define FY_ICOUNT_NS_MAX 1000000u /* virtual nanoseconds an instruction */
 #define FY_STATE_MAX (64u * 1024 * 1024)

@@ -138,8 +138,6 @@ int fy_def_check(const struct fy_def *def, struct fy_err *e)
     const char *firmware = fy_def_text(def, "firmware");
     if (firmware && strcmp(firmware, "bios") != 0 && strcmp(firmware, "uefi") != 0 && firmware[0] != '/')
         return fy_fail(e, FY_EUSAGE, "firmware: bios, uefi or an absolute path, not %.64s", firmware);
-    if (firmware && fy_def_text(def, "kernel"))
-        return fy_fail(e, FY_EUSAGE, "firmware boots from a disk: no kernel goes with it");
     if (fy_def_text(def, "initrd") && !fy_def_text(def, "kernel"))
         return fy_fail(e, FY_EUSAGE, "an initrd is of no use without a kernel (kernel: PATH)");
     char *text = fy_def_write(def);

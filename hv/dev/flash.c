@@ -326,7 +326,7 @@ int fy_flash_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_g
     f->host = p;
     f->file = file;
     f->loop = host->loop;
-    uint64_t gpa = gmem->slots[gmem->ram_slots].gpa + at;
+    uint64_t gpa = gmem->area->gpa + at;
     if (fy_bus_add(bus, FY_SPACE_MMIO, gpa, bytes, &io, f, e) < 0) {
         flash_free(f);
         return -1;

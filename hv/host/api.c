@@ -291,22 +291,6 @@ static void list_jobs(struct fyd_client *c)
     fyd_reply_done(c);
 }
 
-static void migrate(struct fyd_client *c, const Ferry__ApiMigrate *op)
-{
-    struct fy_err e;
-    struct fyd_job *j = fyd_migrate(c->d, op, &e);
-    if (!j) {
-        fyd_reply_error(c, &e);
-        return;
-    }
-    if (op->detach) {
-        fyd_reply_job(c, j, true);
-        return;
-    }
-    c->job = j;
-    fyd_reply_job(c, j, false);
-}
-
 static void job_op(struct fyd_client *c, const Ferry__ApiRequest *r)
 {
     struct fy_err e;
@@ -408,7 +392,7 @@ static void dispatch(struct fyd_client *c, const Ferry__ApiRequest *r, int *fds,
         fyd_api_reset(c, r->reset->name);
         break;
     case FERRY__API_REQUEST__OP_MIGRATE:
-        migrate(c, r->migrate);
+        fyd_api_migrate(c, r->migrate);
         break;
     case FERRY__API_REQUEST__OP_JOB_LIST:
         list_jobs(c);

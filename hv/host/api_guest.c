@@ -15,6 +15,7 @@
 #include "hv/host/firmware.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
+#include "hv/host/promise.h"
 #include "proto/wire.h"
 
 #define CALL_MS 10000
@@ -71,12 +72,12 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
                        "a letter or digit");
     if (fyd_def_may_start(d, op->name, op->here, e) < 0)
         return -1;
-    if (*op->firmware && op->has_initrd)
-        return fy_fail(e, FY_EUSAGE, "firmware boots from a disk: no kernel or initrd goes with it");
-    if (nfds != (*op->firmware ? op->has_firmware_file : op->has_initrd ? 2 : 1))
+    /* With firmware there may be a kernel, without there must. */
+    int files = *op->firmware && op->has_firmware_file;
+    if (nfds != files + 1 + op->has_initrd && !(*op->firmware && nfds == files && !op->has_initrd))
         return fy_fail(e, FY_EUSAGE,
-                       *op->firmware ? "firmware boots from a disk: no kernel goes with it"
-                                     : "a kernel (-k KERNEL) or --firmware is needed");
+                       op->has_initrd ? "an initrd is of no use without a kernel (-k KERNEL)"
+                                      : "a kernel (-k KERNEL) or --firmware is needed");
     if (op->memory_bytes % (2u << 20) || op->memory_bytes > FY_MEMORY_MAX)
         return fy_fail(e, FY_EUSAGE, "memory must be a multiple of 2 MiB, at most 1 TiB");
     if (op->vcpus > FY_VCPUS_MAX)
@@ -92,6 +93,17 @@ static int check_start(struct fyd *d, const Ferry__ApiStart *op, int nfds, struc
     return 0;
 }
 
+static void warn_of_cpus(struct fyd_guest *g)
+{
+    char why[sizeof g->warning];
+    fyd_promise_cpus(g->d, 0, why, sizeof why);
+    if (!*why)
+        return;
+    fy_warn("guest %s: %s", g->name, why);
+    if (!*g->warning)
+        fyd_copy(g->warning, sizeof g->warning, why);
+}
+
 /* The new guest serves, or has failed. */
 static void started(void *arg, const struct fy_err *err)
 {
@@ -105,6 +117,7 @@ static void started(void *arg, const struct fy_err *err)
     } else {
         if (g->state == FYD_G_STARTING)
             fyd_guest_set_state(g, FYD_G_RUNNING);
+        warn_of_cpus(g);
         fyd_guest_persist(g, NULL, NULL);
         fyd_reply_guest(a->c, g, true);
     }
@@ -119,6 +132,7 @@ struct start {
     Ferry__ApiStart *op; /* owned */
     int kernel, initrd, rom;
     Ferry__Firmware firmware;
+    Ferry__BootImages images;
     int disks[FYD_DISKS_MAX];
     uint8_t uuid[FYD_ID_LEN];
     struct fyd_engine engine;
@@ -178,6 +192,7 @@ static void fill_machine(struct start *s)
     m->icount_ns = s->engine.icount_ns;
     m->icount_seed = s->engine.icount_seed;
     m->firmware = s->rom >= 0 ? &s->firmware : NULL;
+    m->images = fyd_images_measure(s->kernel, s->initrd, &s->images) ? &s->images : NULL;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
     m->vsock_cid = op->vsock_cid;
@@ -195,6 +210,15 @@ static int open_disks(struct fyd *d, struct start *s, struct fy_err *e)
     if (fyd_disks_open(d, s->machine, false, s->disks, e) < 0)
         return -1;
     return fyd_disks_complete(s->machine, s->disks, e);
+}
+
+/* Firmware gets its kernel from the images that are kept. */
+static int check_images(const struct start *s, struct fy_err *e)
+{
+    if (s->rom < 0 || s->kernel < 0 || s->machine->images)
+        return 0;
+    return fy_fail(e, FY_EUSAGE,
+                   "kernel and initrd are no files with something in them, or too large together");
 }
 
 static Ferry__ApiStart *copy_op(const Ferry__ApiStart *op)
@@ -226,7 +250,7 @@ static int start_entry(struct start *s, struct fy_err *e)
 {
     struct fyd_client *c = s->client;
     struct fyd_guest *old = fyd_guest_by_name(c->d, s->op->name);
-    if (open_disks(c->d, s, e) < 0)
+    if (check_images(s, e) < 0 || fyd_promise_check(c->d, s->machine, e) < 0 || open_disks(c->d, s, e) < 0)
         return -1;
     /* Time may have gone by. */
     if (old && fyd_def_may_start(c->d, s->op->name, s->op->here, e) < 0)
@@ -235,6 +259,10 @@ static int start_entry(struct start *s, struct fy_err *e)
         fyd_guest_remove(old);
     struct fyd_guest *g = fyd_guest_new(c->d, s->op->name, s->uuid, FYD_G_STARTING, e);
     s->ask = g ? new_ask(c, g) : NULL;
+    if (g) {
+        g->promised = fyd_promise_of(s->machine);
+        g->promised_vcpus = s->machine->vcpus;
+    }
     if (g && !s->ask) {
         fyd_guest_remove(g);
         return 1; /* new_ask has answered */
@@ -274,12 +302,11 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         return;
     }
     s->kernel = s->initrd = s->rom = -1;
+    int images = nfds - (*op->firmware && op->has_firmware_file);
+    s->kernel = images ? fds[0] : -1;
+    s->initrd = images > 1 ? fds[1] : -1;
     if (*op->firmware)
-        s->rom = fyd_firmware_open(op->firmware, nfds ? fds[0] : -1, &s->firmware, &e);
-    else {
-        s->kernel = fds[0];
-        s->initrd = nfds > 1 ? fds[1] : -1;
-    }
+        s->rom = fyd_firmware_open(op->firmware, images < nfds ? fds[images] : -1, &s->firmware, &e);
     for (int i = 0; i < nfds; i++)
         fds[i] = -1;
     for (unsigned i = 0; i < FYD_DISKS_MAX; i++)

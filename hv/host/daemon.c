@@ -20,6 +20,7 @@
 #include "hv/base/log.h"
 #include "hv/host/define.h"
 #include "hv/host/guests.h"
+#include "hv/host/promise.h"
 #include "hv/host/spawn.h"
 
 #define SWEEP_MS (10 * 60 * 1000)
@@ -300,6 +301,8 @@ struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct f
         return NULL;
     }
     d->loop = loop;
+    d->memory_ratio = o->memory_ratio > 0 ? o->memory_ratio : FYD_MEMORY_RATIO;
+    d->cpu_ratio = o->cpu_ratio > 0 ? o->cpu_ratio : FYD_CPU_RATIO;
     d->rootfd = d->lockfd = d->runlog = d->api_sock = d->peer_sock = -1;
     if (open_all(d, o, e) < 0) {
         fyd_close(d);
@@ -310,6 +313,7 @@ struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct f
 
 void fyd_close(struct fyd *d)
 {
+    fyd_moves_free_all(d); /* they hold clients */
     fyd_api_close(d);
     fyd_peers_close(d);
     /* Workers die with us; hypervisors do not, and are found again. */

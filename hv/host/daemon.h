@@ -65,6 +65,8 @@ struct fyd_guest {
     uint64_t revision;
     uint64_t changed_ns;
     Ferry__Machine *machine; /* owned; NULL where it was never learned */
+    uint64_t promised;       /* until then: hv/host/promise.h */
+    unsigned promised_vcpus;
     char report[FYD_REPORT_MAX];
     char moved_to[FYD_NAME_MAX];
     char warning[256];
@@ -187,7 +189,8 @@ struct fyd {
     char libexec[PATH_MAX];
     const char *disk_folders[FYD_DISK_FOLDERS_MAX]; /* and servers; the caller's */
     unsigned disk_folder_count;
-    char engine[8]; /* for incoming guests; "": as their descriptions say */
+    char engine[8];                 /* for incoming guests; "": as their descriptions say */
+    double memory_ratio, cpu_ratio; /* hv/host/promise.h */
     char listen[FYD_ADDRESS_MAX];
     int rootfd;
     int lockfd;
@@ -197,6 +200,7 @@ struct fyd {
     uint64_t revision;
     struct fyd_guest *guests;
     struct fyd_job *jobs;
+    struct fyd_move_wait *move_waits;
     struct fyd_host *hosts;
     struct fyd_client *clients;
     struct fyd_usernet *usernets;
@@ -228,7 +232,8 @@ struct fyd_options {
     /* Folders that incoming guests' disks may be in; none: the default one. They outlive the daemon. */
     const char *disk_folders[FYD_DISK_FOLDERS_MAX];
     unsigned disk_folder_count;
-    const char *engine; /* for incoming guests; NULL or "auto": as the description says */
+    const char *engine;             /* for incoming guests; NULL or "auto": as the description says */
+    double memory_ratio, cpu_ratio; /* hv/host/promise.h; 0: the defaults */
 };
 /* Open the root, read the inventory, find guests again, listen. NULL with the cause. */
 struct fyd *fyd_open(const struct fyd_options *o, struct fy_loop *loop, struct fy_err *e);
@@ -355,7 +360,13 @@ void fyd_jobs_free_all(struct fyd *d);
 /* Jobs of the daemon before us: join them with their hand-overs, end those that are over. */
 void fyd_jobs_resume(struct fyd *d);
 void fyd_job_load(struct fyd *d, const struct inv_job *row);
-/* The verb: begin to move a guest. NULL with the cause. */
+/* The request `migrate`: begins the move, or first waits, without blocking and not for long, for the end of
+ * the job by which the guest has come. */
+void fyd_api_migrate(struct fyd_client *c, const Ferry__ApiMigrate *op);
+/* A guest's job has ended: those who waited for it go on. */
+void fyd_moves_look(struct fyd *d);
+void fyd_moves_free_all(struct fyd *d);
+/* Begin to move a guest. NULL with the cause. */
 struct fyd_job *fyd_migrate(struct fyd *d, const Ferry__ApiMigrate *m, struct fy_err *e);
 /* job_calls.c: one message of a worker */
 void fyd_job_message(struct fyd_job *job, const Ferry__WorkerOut *out);

@@ -173,6 +173,10 @@ void fyd_api_undefine(struct fyd_client *c, const char *name)
     }
     if (g && g->state != FYD_G_MOVED)
         fyd_guest_remove(g);
+    /* The next guest of this name is another one: it begins with variables of its own. */
+    char nvram[FYD_NAME_MAX + 8];
+    snprintf(nvram, sizeof nvram, "nvram/%s", def->def.name);
+    unlinkat(c->d->rootfd, nvram, 0);
     fyd_client_hold(c);
     fyd_inv_del_def(c->d->inv, def->def.name, deleted, c);
     fyd_def_delete(def);

@@ -13,6 +13,7 @@
 #include "hv/base/io.h"
 #include "hv/host/blk.h"
 #include "hv/host/daemon.h"
+#include "hv/host/promise.h"
 #include "hv/sandbox/sandbox.h"
 
 static void check(struct fyd_client *c, const char *name, const char *verdict, const char *fmt, ...)
@@ -71,6 +72,22 @@ static void check_memory(struct fyd_client *c)
           huge ? "%llu MiB in free 2 MiB pages"
                : "%llu MiB in free 2 MiB pages (vm.nr_hugepages reserves some)",
           (unsigned long long)huge);
+}
+
+static void check_promises(struct fyd_client *c)
+{
+    struct fyd_promises p;
+    fyd_promises(c->d, &p);
+    check(c, "overcommit", p.memory <= p.allowed ? "yes" : "limited",
+          "memory: %llu MiB are promised to %u guest%s, %llu MiB may be (%s %llu MiB, --memory-overcommit "
+          "%.2f); more is "
+          "refused",
+          (unsigned long long)(p.memory >> 20), p.guests, p.guests == 1 ? "" : "s",
+          (unsigned long long)(p.allowed >> 20), p.limited ? "the daemon's cgroup allows" : "the host has",
+          (unsigned long long)(p.there >> 20), c->d->memory_ratio);
+    check(c, "overcommit cpu", (double)p.vcpus <= p.cpus * c->d->cpu_ratio ? "yes" : "limited",
+          "%u vCPUs on %u CPUs; above --cpu-overcommit %.2f a start is warned of", p.vcpus, p.cpus,
+          c->d->cpu_ratio);
 }
 
 static void check_userfaultfd(struct fyd_client *c)
@@ -294,6 +311,7 @@ void fyd_doctor(struct fyd_client *c)
     check_kvm(c);
     check_isolation(c);
     check_memory(c);
+    check_promises(c);
     check_userfaultfd(c);
     check_cgroup(c);
     check_disk(c);

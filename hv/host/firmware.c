@@ -154,8 +154,29 @@ int fyd_nvram_open(struct fyd *d, const Ferry__Machine *m, bool incoming, struct
 uint64_t fyd_memory_file_bytes(const Ferry__Machine *m)
 {
     const Ferry__Firmware *f = m->firmware;
+    const Ferry__BootImages *b = m->images;
     if (f && (!f->area_bytes || f->area_bytes % AREA_UNIT || f->area_bytes > FY_FIRMWARE_AREA_MAX ||
               f->nvram_bytes > f->area_bytes))
         return 0;
-    return m->memory_bytes + (f ? f->area_bytes : 0);
+    if (b && (!b->area_bytes || b->area_bytes % AREA_UNIT || b->area_bytes > FY_IMAGES_AREA_MAX))
+        return 0;
+    return m->memory_bytes + (f ? f->area_bytes : 0) + (b ? b->area_bytes : 0);
+}
+
+static uint64_t file_bytes(int fd)
+{
+    struct stat st;
+    return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 ? (uint64_t)st.st_size : 0;
+}
+
+bool fyd_images_measure(int kernel_fd, int initrd_fd, Ferry__BootImages *out)
+{
+    ferry__boot_images__init(out);
+    out->kernel_bytes = file_bytes(kernel_fd);
+    out->initrd_bytes = file_bytes(initrd_fd);
+    if (!out->kernel_bytes || (initrd_fd >= 0 && !out->initrd_bytes) ||
+        out->kernel_bytes > FY_IMAGES_AREA_MAX || out->initrd_bytes > FY_IMAGES_AREA_MAX)
+        return false;
+    out->area_bytes = FY_ALIGN_UP(FY_ALIGN_UP(out->kernel_bytes, PAGE) + out->initrd_bytes, AREA_UNIT);
+    return out->area_bytes <= FY_IMAGES_AREA_MAX;
 }

@@ -23,7 +23,11 @@ int fyd_firmware_open(const char *name, int file_fd, Ferry__Firmware *out, struc
  * empty, for an incoming guest, which brings its own). -1 with the cause. */
 int fyd_nvram_open(struct fyd *d, const Ferry__Machine *m, bool incoming, struct fy_err *e);
 
-/* Bytes of guest memory's file: RAM and firmware. 0 where the description is impossible. */
+/* How long a guest's boot images are, for its description. False where they are no files with something in
+ * them, or too large to be kept: its hypervisor then says so, or boots from them at this host only. */
+bool fyd_images_measure(int kernel_fd, int initrd_fd, Ferry__BootImages *out);
+
+/* Bytes of guest memory's file: RAM, firmware and boot images. 0 where the description is impossible. */
 uint64_t fyd_memory_file_bytes(const Ferry__Machine *m);
 
 #endif

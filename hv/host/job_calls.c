@@ -15,6 +15,7 @@
 #include "hv/host/handjob.h"
 #include "hv/host/jobs.h"
 #include "hv/host/net.h"
+#include "hv/host/promise.h"
 #include "proto/wire.h"
 
 static void refuse(struct fyd_job *j, int code, const char *text)
@@ -131,6 +132,9 @@ static void check_room(struct create *c)
         add_reason(c, FY_ERESOURCE, "the guest has %llu MiB of memory, %s %llu MiB are free here",
                    (unsigned long long)(c->machine->memory_bytes >> 20),
                    c->machine->hugepages ? "of 2 MiB pages" : "only", (unsigned long long)(have >> 20));
+    struct fy_err e;
+    if (fyd_promise_check(c->d, c->machine, &e) < 0)
+        add_reason(c, FY_ERESOURCE, "%s", e.text);
     if (disk < FYD_DISK_MARGIN)
         add_reason(c, FY_ERESOURCE,
                    "only %llu KiB of disk space are free under %s (at least %u KiB are needed)",
@@ -180,6 +184,8 @@ static int create_guest(struct create *c, struct fyd_job *j, struct fy_err *e)
         ho ? fyd_guest_new(c->d, c->machine->name, c->machine->uuid.data, FYD_G_INCOMING, e) : NULL;
     if (!g)
         return fy_fail(e, FY_ERESOURCE, "no memory for a guest's record");
+    g->promised = fyd_promise_of(c->machine);
+    g->promised_vcpus = c->machine->vcpus;
     memcpy(g->handover, j->id, FYD_ID_LEN);
     memcpy(ho->uuid, g->uuid, FYD_ID_LEN);
     fyd_copy(ho->guest_name, sizeof ho->guest_name, g->name);

@@ -246,6 +246,7 @@ void fyd_job_fail(struct fyd_job *j, const char *state, int code, const char *te
     j->finished = true;
     if (j->guest && j->guest->job == j)
         j->guest->job = NULL;
+    fyd_moves_look(j->d);
     if (!fyd_job_listed(j))
         return;
     fy_info("job %.8s (%s %s, %s): %s%s%s", j->id_text,

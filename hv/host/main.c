@@ -9,10 +9,11 @@
 #include "hv/base/fault.h"
 #include "hv/base/log.h"
 #include "hv/host/daemon.h"
+#include "hv/host/promise.h"
 
 static const char usage[] =
     "usage: ferryd [--root DIR] [--listen ADDRESS:PORT] [--libexec DIR] [--engine ENGINE] [--disks DIR]...\n"
-    "              [--foreground]\n"
+    "              [--memory-overcommit RATIO] [--cpu-overcommit RATIO] [--foreground]\n"
     "\n"
     "  --root DIR            where everything is kept (" FYD_DEFAULT_ROOT ")\n"
     "  --listen ADDRESS:PORT where peers connect (" FYD_DEFAULT_LISTEN "; port 0: any)\n"
@@ -22,6 +23,8 @@ static const char usage[] =
     "  --disks DIR|URI       a folder that incoming guests' disks may be in (" FYD_DEFAULT_DISKS
     "; repeat for more),\n"
     "                        or nbd://HOST, a server that they may be at\n"
+    "  --memory-overcommit RATIO  how much may be promised to guests, of the host's memory (1.0)\n"
+    "  --cpu-overcommit RATIO     vCPUs for each CPU before ferryd warns (4.0)\n"
     "  --foreground          stay in the foreground\n"
     "  --version, --help\n";
 
@@ -34,6 +37,8 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
         {"libexec", required_argument, NULL, 'x'},
         {"engine", required_argument, NULL, 'e'},
         {"disks", required_argument, NULL, 'd'},
+        {"memory-overcommit", required_argument, NULL, 'M'},
+        {"cpu-overcommit", required_argument, NULL, 'C'},
         {"foreground", no_argument, NULL, 'f'},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
@@ -67,6 +72,14 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
                 return FY_EUSAGE;
             }
             o->disk_folders[o->disk_folder_count++] = optarg;
+            break;
+        case 'M':
+        case 'C':
+            if (fyd_ratio_parse(optarg, c == 'M' ? &o->memory_ratio : &o->cpu_ratio) < 0) {
+                fprintf(stderr, "ferryd: --%s-overcommit %s: a number from 1.0 to 100\n",
+                        c == 'M' ? "memory" : "cpu", optarg);
+                return FY_EUSAGE;
+            }
             break;
         case 'f':
             *foreground = true;

@@ -54,20 +54,22 @@ static int check_fd(int fd, uint64_t bytes, struct fy_err *e)
     return 0;
 }
 
-static void add_area(struct fy_gmem *m, uint64_t ram, uint64_t area)
+static const struct fy_slot *add_area(struct fy_gmem *m, uint64_t gpa, uint64_t bytes, uint64_t offset)
 {
-    m->ram_slots = m->slot_count;
-    if (area)
-        m->slots[m->slot_count++] = (struct fy_slot){.gpa = FY_HOLE_END - area, .bytes = area, .offset = ram};
+    if (!bytes)
+        return NULL;
+    struct fy_slot *s = &m->slots[m->slot_count++];
+    *s = (struct fy_slot){.gpa = gpa, .bytes = bytes, .offset = offset};
+    return s;
 }
 
 struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, struct fy_err *e)
 {
-    return fy_gmem_open_area(fd, ro_fd, bytes, 0, hugepages, e);
+    return fy_gmem_open_area(fd, ro_fd, bytes, 0, 0, hugepages, e);
 }
 
-struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area, bool hugepages,
-                                  struct fy_err *e)
+struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area, uint64_t images,
+                                  bool hugepages, struct fy_err *e)
 {
     struct fy_gmem *m = NULL;
     if (ram == 0 || ram % SLOT_UNIT || ram > BYTES_MAX) {
@@ -80,7 +82,12 @@ struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area
                 (unsigned long long)area, FY_FIRMWARE_MAX);
         goto fail;
     }
-    uint64_t bytes = ram + area;
+    if (images % SLOT_UNIT || images > FY_IMAGES_MAX) {
+        fy_fail(e, FY_EUSAGE, "boot images of %llu bytes: must be a multiple of 2 MiB, at most %llu",
+                (unsigned long long)images, FY_IMAGES_MAX);
+        goto fail;
+    }
+    uint64_t bytes = ram + area + images;
     if (check_fd(fd, bytes, e) < 0)
         goto fail;
     m = calloc(1, sizeof *m);
@@ -102,7 +109,9 @@ struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area
     m->host = p;
     m->hugepages = hugepages;
     m->slot_count = fy_gmem_layout(ram, m->slots);
-    add_area(m, ram, area);
+    m->ram_slots = m->slot_count;
+    m->area = add_area(m, FY_HOLE_END - area, area, ram);
+    m->images = add_area(m, FY_IMAGES_GPA, images, ram + area);
     for (unsigned i = 0; i < m->slot_count; i++)
         m->slots[i].host = m->host + m->slots[i].offset;
     return m;
@@ -224,27 +233,40 @@ void fy_gmem_mark(struct fy_gmem *m, uint64_t gpa, uint64_t len)
         mark(m, s->offset + (gpa - s->gpa), len);
 }
 
-static const struct fy_slot *area_of(const struct fy_gmem *m)
+static uint8_t *area_at(const struct fy_slot *s, uint64_t at, uint64_t len)
 {
-    return m->slot_count > m->ram_slots ? &m->slots[m->ram_slots] : NULL;
+    return s && fy_range_ok(at, len, s->bytes) ? s->host + at : NULL;
+}
+
+static void area_mark(struct fy_gmem *m, const struct fy_slot *s, uint64_t at, uint64_t len)
+{
+    if (len && area_at(s, at, len))
+        mark(m, s->offset + at, len);
 }
 
 uint8_t *fy_gmem_area(const struct fy_gmem *m, uint64_t at, uint64_t len)
 {
-    const struct fy_slot *s = area_of(m);
-    return s && fy_range_ok(at, len, s->bytes) ? s->host + at : NULL;
+    return area_at(m->area, at, len);
 }
 
 void fy_gmem_area_mark(struct fy_gmem *m, uint64_t at, uint64_t len)
 {
-    const struct fy_slot *s = area_of(m);
-    if (s && len && fy_range_ok(at, len, s->bytes))
-        mark(m, s->offset + at, len);
+    area_mark(m, m->area, at, len);
+}
+
+uint8_t *fy_gmem_images(const struct fy_gmem *m, uint64_t at, uint64_t len)
+{
+    return area_at(m->images, at, len);
+}
+
+void fy_gmem_images_mark(struct fy_gmem *m, uint64_t at, uint64_t len)
+{
+    area_mark(m, m->images, at, len);
 }
 
 int fy_gmem_add_rom(struct fy_gmem *m, uint64_t at, uint64_t bytes, struct fy_err *e)
 {
-    const struct fy_slot *s = area_of(m);
+    const struct fy_slot *s = m->area;
     if (!s || !bytes || !fy_range_ok(at, bytes, s->bytes) || (at | bytes) % FY_PAGE_SIZE ||
         m->rom_count == FY_ROMS_MAX)
         return fy_fail(e, FY_EUSAGE, "no ROM of %llu bytes at %#llx of the firmware area",

@@ -2,7 +2,8 @@
 /* Guest memory: one memfd, mapped whole, seen by the guest as slots around the hole below 4 GiB. Behind the
  * RAM the memfd may have a firmware area, which mirrors the addresses that end at 4 GiB: parts of it are ROM,
  * which the guest reads and executes and whose writes go to the bus; the rest (flash) it reaches through a
- * device only. The area is a slot of log-dirty, so it travels like RAM; nothing but host code writes it. */
+ * device only. At its end it may have an area of boot images, of which the guest sees nothing. The areas are
+ * slots of log-dirty, so they travel like RAM; nothing but host code writes them. */
 #ifndef FERRY_MEM_GUEST_H
 #define FERRY_MEM_GUEST_H
 
@@ -26,12 +27,14 @@ struct fy_slot {
 struct fy_gmem {
     int fd;         /* the memfd, read-write; owned */
     int ro_fd;      /* the same file, read-only; owned */
-    uint64_t bytes; /* of the memfd: RAM and firmware area */
+    uint64_t bytes; /* of the memfd: RAM and areas */
     uint8_t *host;
-    struct fy_slot slots[FY_SLOTS_MAX]; /* RAM first; then the firmware area, where there is one */
+    struct fy_slot
+        slots[FY_SLOTS_MAX]; /* RAM; then the firmware area and that of boot images, where there are */
     unsigned slot_count;
     unsigned ram_slots;
-    struct fy_slot roms[FY_ROMS_MAX]; /* what engines map for reading and executing only */
+    const struct fy_slot *area, *images; /* of slots; NULL: none */
+    struct fy_slot roms[FY_ROMS_MAX];    /* what engines map for reading and executing only */
     unsigned rom_count;
     bool hugepages;
     bool large; /* all of it is there, in 2 MiB pages (after fy_gmem_prealloc) */
@@ -53,9 +56,13 @@ unsigned fy_gmem_layout(uint64_t bytes, struct fy_slot slots[FY_SLOTS_MAX]);
  * also on failure. Touches no page. */
 struct fy_gmem *fy_gmem_open(int fd, int ro_fd, uint64_t bytes, bool hugepages, struct fy_err *e);
 /* The same with a firmware area of `area` bytes (a multiple of 2 MiB, at most FY_FIRMWARE_MAX) behind `ram`
- * bytes of RAM; the memfd has both. */
-struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area, bool hugepages,
-                                  struct fy_err *e);
+ * bytes of RAM, and one for boot images of `images` bytes (a multiple of 2 MiB, at most FY_IMAGES_MAX) behind
+ * that; the memfd has all. */
+struct fy_gmem *fy_gmem_open_area(int fd, int ro_fd, uint64_t ram, uint64_t area, uint64_t images,
+                                  bool hugepages, struct fy_err *e);
+#define FY_IMAGES_MAX (4ull << 30)
+/* The address that a slot of boot images is listed with: behind all that a processor can reach. */
+#define FY_IMAGES_GPA (1ull << 52)
 #define FY_FIRMWARE_MAX (8ull << 20)
 void fy_gmem_free(struct fy_gmem *m);
 
@@ -66,6 +73,9 @@ int fy_gmem_add_rom(struct fy_gmem *m, uint64_t at, uint64_t bytes, struct fy_er
  * through it calls fy_gmem_area_mark afterwards. Any thread. */
 uint8_t *fy_gmem_area(const struct fy_gmem *m, uint64_t at, uint64_t len);
 void fy_gmem_area_mark(struct fy_gmem *m, uint64_t at, uint64_t len);
+/* The same for the area of boot images. */
+uint8_t *fy_gmem_images(const struct fy_gmem *m, uint64_t at, uint64_t len);
+void fy_gmem_images_mark(struct fy_gmem *m, uint64_t at, uint64_t len);
 
 /* Touch every page with `threads` threads, contents kept. Fills *took_ns. */
 int fy_gmem_prealloc(struct fy_gmem *m, unsigned threads, uint64_t *took_ns, struct fy_err *e);

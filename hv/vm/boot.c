@@ -1,67 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "hv/vm/firmware.h"
+#include "hv/vm/images.h"
 #include "hv/vm/internal.h"
 #include "hv/vm/load.h"
 
-struct image {
-    void *p;
-    size_t len;
-};
-
-static int map_image(int fd, const char *what, struct image *im, struct fy_err *e)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return fy_fail_errno(e, FY_EFAIL, errno, "%s", what);
-    if (!S_ISREG(st.st_mode) || st.st_size <= 0)
-        return fy_fail(e, FY_ECORRUPT, "%s: not a file with something in it", what);
-    im->len = (size_t)st.st_size;
-    im->p = mmap(NULL, im->len, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (im->p == MAP_FAILED) {
-        im->p = NULL;
-        return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot map the %s", what);
-    }
-    return 0;
-}
-
-static void unmap_image(struct image *im)
-{
-    if (im->p)
-        munmap(im->p, im->len);
-}
-
 static int load(struct fy_machine *m, struct fy_boot *boot, struct fy_err *e)
 {
-    struct image kernel = {0}, initrd = {0};
+    struct fy_images im;
     uint64_t rsdp = 0;
-    int r = map_image(m->kernel_fd, "kernel", &kernel, e);
-    if (r == 0 && m->initrd_fd >= 0)
-        r = map_image(m->initrd_fd, "initrd", &initrd, e);
+    int r = fy_images_open(m, &im, e);
     if (r == 0)
         r = fy_acpi_write(m->gmem, m->desc->revision, m->vcpus, &rsdp, e);
     struct fy_boot_images images = {
-        .kernel = kernel.p,
-        .kernel_len = kernel.len,
-        .initrd = initrd.p,
-        .initrd_len = initrd.len,
+        .kernel = im.kernel,
+        .kernel_len = im.kernel_len,
+        .initrd = im.initrd,
+        .initrd_len = im.initrd_len,
         .cmdline = m->desc->cmdline,
         .acpi_rsdp = rsdp,
     };
     if (r == 0)
         r = fy_load_kernel(m->gmem, &images, boot, e);
-    unmap_image(&kernel);
-    unmap_image(&initrd);
+    fy_images_close(&im);
     return r;
 }
 
 bool fy_machine_has_images(const struct fy_machine *m)
 {
-    return m->kernel_fd >= 0 || m->desc->firmware;
+    return m->kernel_fd >= 0 || m->desc->images || m->desc->firmware;
 }
 
 static int boot_kernel(struct fy_machine *m, struct fy_cpu_boot *cb, struct fy_err *e)

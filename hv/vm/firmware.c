@@ -11,6 +11,7 @@
 #include "hv/dev/fwcfg.h"
 #include "hv/dev/platform.h"
 #include "hv/vm/acpi.h"
+#include "hv/vm/fwkernel.h"
 #include "proto/wire.h"
 
 #define LOW_COPY_MAX (128u << 10) /* below 1 MiB */
@@ -210,5 +211,7 @@ int fy_firmware_boot(struct fy_machine *m, struct fy_cpu_boot *boot, struct fy_e
     uint64_t bytes = FY_MIN(f->rom_bytes, (uint64_t)LOW_COPY_MAX);
     const uint8_t *end = fy_gmem_area(m->gmem, f->area_bytes - bytes, bytes);
     *boot = (struct fy_cpu_boot){.at_reset = true};
+    if (m->desc->images && fy_fwkernel_set(m, e) < 0)
+        return fy_fail_prefix(e, "kernel");
     return fy_gmem_write(m->gmem, LOW_END - bytes, end, bytes, e);
 }

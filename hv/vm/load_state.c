@@ -9,6 +9,7 @@
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
 #include "hv/cpu/state.h"
+#include "hv/vm/fwkernel.h"
 #include "hv/vm/internal.h"
 #include "proto/wire.h"
 
@@ -205,6 +206,9 @@ int fy_machine_load(struct fy_machine *m, const uint8_t *buf, size_t len, char *
     int r = parse(m, &s, buf, len, &local);
     if (r == 0)
         r = commit(m, &s, warning, &local);
+    /* A guest that came in the middle of its boot may have read a part of them. */
+    if (r == 0 && m->desc->firmware && m->desc->images)
+        r = fy_fwkernel_set(m, &local);
     scratch_free(&s);
     if (r < 0 && e)
         *e = local;

@@ -13,6 +13,7 @@
 #include "hv/cpu/kvm/kvm.h"
 #include "hv/cpu/soft/engine.h"
 #include "hv/vm/firmware.h"
+#include "hv/vm/images.h"
 #include "hv/vm/internal.h"
 #include "proto/wire.h"
 
@@ -114,6 +115,8 @@ int fy_machine_check(const Ferry__Machine *d, const struct fy_cpu_support *s, st
         fy_reason_add(&why, FY_EREFUSED, "a dirty ring is KVM's: the software engine has none");
     if (d->firmware)
         fy_firmware_check(d, &why);
+    if (d->images)
+        fy_images_check(d, &why);
     check_devices(d, &why);
     fy_nics_check(d, &why);
     if (d->cpu && d->cpu->n_cpuid && fy_cpu_check(d->cpu, s, &cpu) < 0)
@@ -238,7 +241,8 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
     if (fy_machine_make_chips(m, e) < 0 || agree_devices(m, e) < 0 || record_msrs(m, e) < 0)
         return -1;
     m->logdirty = fy_logdirty_new(m->gmem, m->engine->ops->dirty, m->engine, e);
-    if (!m->logdirty || (d->firmware && !c->incoming && fy_firmware_load(m, c->firmware_fd, e) < 0))
+    if (!m->logdirty || (d->firmware && !c->incoming && fy_firmware_load(m, c->firmware_fd, e) < 0) ||
+        (d->images && !c->incoming && fy_images_keep(m, e) < 0))
         return -1;
     return fy_machine_start_threads(m, e);
 }
@@ -285,7 +289,7 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
         fy_fail(e, FY_ERESOURCE, "no memory for a machine");
     else
         m->gmem = fy_gmem_open_area(c->mem_fd, c->mem_ro_fd, m->desc->memory_bytes, fy_firmware_area(m->desc),
-                                    m->desc->hugepages, e);
+                                    fy_images_area(m->desc), m->desc->hugepages, e);
     if (!m->desc) {
         fy_close(&fds[0]);
         fy_close(&fds[1]);

@@ -131,6 +131,7 @@ class Host:
         self.daemon = None
         self.engine = "auto"  # for guests that arrive
         self.wrapper = []  # a command that runs the daemon
+        self.options = []  # of its own
         self.log = os.path.join(pair.folder, name + ".log")
 
     def command(self, *argv):
@@ -146,7 +147,7 @@ class Host:
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
                 self.command(*self.wrapper, os.path.join(self.pair.bin, "ferryd"), "--root", self.root, "--listen", self.listen(),
-                              "--engine", self.engine, "--disks", self.pair.disks, *self.pair.more_disks, "--foreground"),
+                              "--engine", self.engine, "--disks", self.pair.disks, *self.pair.more_disks, *self.options, "--foreground"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
         if wait:
             wait_for(f"{self.name}'s daemon", 10, self.answers)
@@ -166,16 +167,7 @@ class Host:
             self.daemon.wait(15)
             self.daemon = None
 
-    def settle(self, name):
-        """The job by which a guest came ends a moment after the source has said that it moved: until then it cannot move on."""
-        def settled():
-            g = self.guest(name)
-            return not g or g["state"] != "running" or not g.get("job")
-        wait_for(f"the end of the job by which {name} came", 20, settled)
-
     def vmctl(self, *args, check=True, timeout=120):
-        if check and args[0] == "migrate":
-            self.settle(args[1])
         r = subprocess.run([os.path.join(self.pair.bin, "vmctl"), "-H", os.path.join(self.root, "ferryd.sock"), *args],
                            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         if check and r.returncode:

@@ -9,6 +9,7 @@ import sys
 
 import grubdisk
 from ferry import Failure, Pair, build_argument, say, wait_for
+from shell import Shell, devices_guest
 
 ENGINE = os.environ.get("FERRY_FIRMWARE_ENGINE", "soft")
 GUID = "12345678-1234-1234-1234-123456789abc"
@@ -161,6 +162,32 @@ def multiboot(pair):
     say("multiboot: four images were told what they should be")
 
 
+def kernel(pair):
+    """Firmware boots the kernel that is given with it (SeaBIOS by its 16-bit entry, OVMF by its EFI stub), also when the guest moves in the
+    middle of that, and again at the other host. SeaBIOS prefers it to a disk."""
+    image, initrd = devices_guest()
+    disk = os.path.join(pair.disks, "grub.img")  # where an incoming guest's may be
+    grubdisk.make(disk, pair.folder)
+    for firmware, said in (("bios", rb"SeaBIOS \(version"), ("uefi", rb"\x1b")):
+        console = start(pair.alpha, "--firmware", firmware, "-k", image, "-r", initrd, "-a", f"console=ttyS0 ferry.by={firmware}", "-m", "256M",
+                        "-d", disk)
+        console.expect(said, 100)
+        pair.alpha.vmctl("migrate", "g", "beta", timeout=300)
+        console = pair.beta.console("g")
+        console.expect(b"devices ready", 240)
+        shell = Shell(console)
+        if f"ferry.by={firmware}" not in shell.run("cat /proc/cmdline"):
+            raise Failure(f"{firmware}: another command line")
+        if ("yes" in shell.run("[ -d /sys/firmware/efi ] && echo y''es")) != (firmware == "uefi"):
+            raise Failure(f"{firmware}: the kernel was booted by something else")
+        at = console.length()
+        console.send(b"reboot -f\n")
+        console.expect(b"devices ready", 240, at)
+        console.close()
+        stop(pair.beta, "g")
+    say("kernel: by SeaBIOS and by OVMF, over a move in the middle of the boot, and again behind it")
+
+
 def defined(pair):
     """Firmware is a setting of a definition: by name, or a file by its absolute path."""
     alpha = pair.alpha
@@ -174,6 +201,15 @@ def defined(pair):
     alpha.vmctl("start", "d")
     if alpha.vmctl("wait", "d", timeout=60).stdout.split() != ["1"]:
         raise Failure(f"the defined ROM ended with {alpha.guest('d')}")
+    alpha.vmctl("create", "v", "--firmware", "uefi", "--engine", ENGINE)
+    alpha.vmctl("start", "v", "--paused")
+    stop(alpha, "v")
+    variables = os.path.join(alpha.root, "nvram", "v")
+    if not os.path.exists(variables):
+        raise Failure("a guest that stops loses its variables")
+    alpha.vmctl("delete", "v")
+    if os.path.exists(variables):
+        raise Failure("variables outlive the definition")
     r = alpha.vmctl("create", "e", "--firmware", "some.rom", check=False)
     if r.returncode == 0 or "absolute" not in r.stderr:
         raise Failure(f"a relative path in a definition: {r.returncode}, {r.stderr!r}")
@@ -186,7 +222,8 @@ def wrong(pair):
     with open(odd, "wb") as f:
         f.write(b"\xff" * 5000)
     for args, word in ((("--firmware", odd), "4 KiB"), (("--firmware", "/nowhere/rom"), "/nowhere/rom"), ((), "--firmware"),
-                       (("--firmware", "bios", "-k", odd), "no -k")):
+                       (("--firmware", "bios", "-k", odd), "bzImage"),
+                       (("--firmware", "bios", "-a", "quiet"), "-k")):
         r = pair.alpha.vmctl("start", "g", "--engine", ENGINE, *args, check=False)
         if r.returncode == 0 or word not in r.stderr:
             raise Failure(f"start {args}: {r.returncode}, {r.stderr!r}")
@@ -213,6 +250,7 @@ def main():
         rom(pair)
         bios(pair.alpha)
         grub(pair)
+        kernel(pair)
         uefi(pair)
         defined(pair)
         wrong(pair)

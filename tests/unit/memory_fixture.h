@@ -19,7 +19,7 @@ static inline struct fy_gmem *fx_memory_area(uint64_t bytes, uint64_t area, stru
         fy_fail(e, FY_EFAIL, "no memfd");
         return NULL;
     }
-    return fy_gmem_open_area(fd, fy_dup(fd), bytes, area, false, e);
+    return fy_gmem_open_area(fd, fy_dup(fd), bytes, area, 0, false, e);
 }
 
 static inline struct fy_gmem *fx_memory(uint64_t bytes, struct fy_err *e)

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -21,6 +22,7 @@
 #include "hv/host/digest.h"
 #include "hv/host/engine.h"
 #include "hv/host/peers.h"
+#include "hv/host/promise.h"
 #include "hv/host/runlog.h"
 #include "hv/host/spawn.h"
 #include "hv/host/token.h"
@@ -352,13 +354,77 @@ static void test_engine(void **state)
     }
 }
 
+static void put_file(const char *top, const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", top, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void test_cgroup_limit(void **state)
+{
+    (void)state;
+    char top[] = "/tmp/ferry-cgroup.XXXXXX", path[256];
+    assert_non_null(mkdtemp(top));
+    static const char *const folders[] = {"a", "a/b", "memory", "memory/c"};
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", top, folders[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    assert_true(fyd_cgroup_memory_limit("", top) == UINT64_MAX);
+    assert_true(fyd_cgroup_memory_limit("0::/a/b\n", top) == UINT64_MAX);
+    put_file(top, "a/b/memory.max", "max\n");
+    assert_true(fyd_cgroup_memory_limit("0::/a/b\n", top) == UINT64_MAX);
+    put_file(top, "a/memory.max", "3000000\n"); /* one above counts too */
+    assert_true(fyd_cgroup_memory_limit("0::/a/b\n", top) == 3000000);
+    put_file(top, "memory/c/memory.limit_in_bytes", "9223372036854771712\n");
+    assert_true(fyd_cgroup_memory_limit("5:cpu:/\n4:memory:/c\n0::/\n", top) == UINT64_MAX);
+    put_file(top, "memory/memory.limit_in_bytes", "2000000\n");
+    assert_true(fyd_cgroup_memory_limit("4:memory:/c\n0::/a/b\n", top) == 2000000);
+    assert_true(fyd_cgroup_memory_limit("nonsense\n:\n4:memory", top) == UINT64_MAX);
+    static const char *const files[] = {"a/b/memory.max", "a/memory.max", "memory/c/memory.limit_in_bytes",
+                                        "memory/memory.limit_in_bytes"};
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", top, files[i]);
+        unlink(path);
+    }
+    for (size_t i = 4; i-- > 0;) {
+        snprintf(path, sizeof path, "%s/%s", top, folders[i]);
+        rmdir(path);
+    }
+    rmdir(top);
+}
+
+static void test_promise(void **state)
+{
+    (void)state;
+    Ferry__Machine m = FERRY__MACHINE__INIT;
+    Ferry__BootImages b = FERRY__BOOT_IMAGES__INIT;
+    m.memory_bytes = 512u << 20;
+    assert_true(fyd_promise_of(&m) == (512u << 20) + (2u << 20) + (16u << 20));
+    m.images = &b;
+    b.area_bytes = 256u << 20;
+    assert_true(fyd_promise_of(&m) == (768u << 20) + (3u << 20) + (16u << 20));
+    m.hugepages = true;
+    assert_true(fyd_promise_of(&m) == (3u << 20) + (16u << 20));
+    static const char *const bad[] = {"", "0.99", "101", "nan", "inf", "1x", "-2"};
+    double v = 0;
+    for (size_t i = 0; i < 7; i++)
+        assert_int_equal(fyd_ratio_parse(bad[i], &v), -1);
+    assert_int_equal(fyd_ratio_parse("1.5", &v), 0);
+    assert_true(v > 1.49 && v < 1.51);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_token),  cmocka_unit_test(test_preface), cmocka_unit_test(test_address),
-        cmocka_unit_test(test_names),  cmocka_unit_test(test_runlog),  cmocka_unit_test(test_digest),
-        cmocka_unit_test(test_engine), cmocka_unit_test(test_channel), cmocka_unit_test(test_spawn),
-        cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_token),  cmocka_unit_test(test_preface),      cmocka_unit_test(test_address),
+        cmocka_unit_test(test_names),  cmocka_unit_test(test_runlog),       cmocka_unit_test(test_digest),
+        cmocka_unit_test(test_engine), cmocka_unit_test(test_channel),      cmocka_unit_test(test_spawn),
+        cmocka_unit_test(test_kill),   cmocka_unit_test(test_cgroup_limit), cmocka_unit_test(test_promise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,14 +36,38 @@ static void test_layout(void **state)
     assert_int_equal(s[0].bytes + s[1].bytes, 1ull << 40);
 }
 
+/* Another slot behind RAM, which is neither RAM nor firmware. */
+static void test_images_area(void **state)
+{
+    (void)state;
+    struct fy_err e;
+    assert_null(fy_gmem_open_area(sealed(3u << 20), -1, 2u << 20, 0, 1u << 20, false, &e));
+    struct fy_gmem *m = fy_gmem_open_area(sealed(8u << 20), -1, 2u << 20, 4u << 20, 2u << 20, false, &e);
+    assert_non_null(m);
+    assert_int_equal(m->slot_count, 3);
+    assert_int_equal(m->ram_slots, 1);
+    assert_ptr_equal(m->images, &m->slots[2]);
+    assert_true(m->images->gpa == FY_IMAGES_GPA && m->images->offset == 6u << 20);
+    assert_ptr_equal(fy_gmem_images(m, 1, 2), m->host + (6u << 20) + 1);
+    assert_null(fy_gmem_images(m, 2u << 20, 1));
+    assert_null(fy_gmem_at(m, FY_IMAGES_GPA, 1));
+    fy_gmem_free(m);
+    m = fy_gmem_open_area(sealed(4u << 20), -1, 2u << 20, 0, 2u << 20, false, &e);
+    assert_non_null(m);
+    assert_null(fy_gmem_area(m, 0, 1)); /* not the firmware's */
+    assert_int_equal(fy_gmem_add_rom(m, 0, 4096, &e), -1);
+    assert_ptr_equal(fy_gmem_images(m, 0, 2u << 20), m->host + (2u << 20));
+    fy_gmem_free(m);
+}
+
 /* RAM is where it was; the area is a slot for log-dirty, and no place for a device's DMA. */
 static void test_firmware_area(void **state)
 {
     (void)state;
     struct fy_err e;
-    assert_null(fy_gmem_open_area(sealed(3u << 20), -1, 2u << 20, 1u << 20, false, &e));
-    assert_null(fy_gmem_open_area(sealed(12u << 20), -1, 2u << 20, 10u << 20, false, &e));
-    struct fy_gmem *m = fy_gmem_open_area(sealed(6u << 20), -1, 2u << 20, 4u << 20, false, &e);
+    assert_null(fy_gmem_open_area(sealed(3u << 20), -1, 2u << 20, 1u << 20, 0, false, &e));
+    assert_null(fy_gmem_open_area(sealed(12u << 20), -1, 2u << 20, 10u << 20, 0, false, &e));
+    struct fy_gmem *m = fy_gmem_open_area(sealed(6u << 20), -1, 2u << 20, 4u << 20, 0, false, &e);
     assert_non_null(m);
     assert_int_equal(m->ram_slots, 1);
     assert_int_equal(m->slot_count, 2);
@@ -209,10 +233,10 @@ static void test_digest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout),         cmocka_unit_test(test_firmware_area),
-        cmocka_unit_test(test_open_refuses),   cmocka_unit_test(test_access),
-        cmocka_unit_test(test_prealloc_keeps), cmocka_unit_test(test_bus),
-        cmocka_unit_test(test_digest),
+        cmocka_unit_test(test_layout),      cmocka_unit_test(test_firmware_area),
+        cmocka_unit_test(test_images_area), cmocka_unit_test(test_open_refuses),
+        cmocka_unit_test(test_access),      cmocka_unit_test(test_prealloc_keeps),
+        cmocka_unit_test(test_bus),         cmocka_unit_test(test_digest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* diskio DISK randread|randwrite|seqread THREADS SECONDS: that many threads read or write 4 KiB at random
- * places (seqread: 128 KiB one behind the other) past the page cache, one request each at a time. Prints
+/* diskio DISK randread|randwrite|seqread|seqwrite THREADS SECONDS: that many threads read or write 4 KiB at
+ * random places (seq*: 128 KiB one behind the other) past the page cache, one request each at a time. Prints
  * "!disk REQUESTS MICROSECONDS BYTES". */
 #include <errno.h>
 #include <fcntl.h>
@@ -68,8 +68,8 @@ int main(int argc, char **argv)
     if (argc != 5)
         return 2;
     unsigned count = (unsigned)atoi(argv[3]);
-    writing = !strcmp(argv[2], "randwrite");
-    sequential = !strcmp(argv[2], "seqread");
+    writing = !strcmp(argv[2], "randwrite") || !strcmp(argv[2], "seqwrite");
+    sequential = !strncmp(argv[2], "seq", 3);
     fd = open(argv[1], (writing ? O_RDWR : O_RDONLY) | O_DIRECT);
     off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     if (size < 1 << 20 || count < 1 || count > THREADS_MAX) {

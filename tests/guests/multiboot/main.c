@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Prints what it was told at COM1, a line each, sums the module, and ends by the debug exit port. */
+/* Prints what it was told at COM1, a line each, sums the module, and ends by the debug exit port. With a
+ * command line that begins with "keys" it first waits for a key: r resets the machine, any other ends it. */
 #include <stdint.h>
 
 #define COM1 0x3f8
@@ -8,6 +9,15 @@ static void out8(uint16_t port, uint8_t v)
 {
     __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
 }
+
+static uint8_t in8(uint16_t port)
+{
+    uint8_t v;
+    __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
+
+static const char *cmdline = "";
 
 static void text(const char *s)
 {
@@ -66,7 +76,8 @@ static void information1(uint32_t info)
     field(" lower ", word(info + 4));
     field(" upper ", word(info + 8));
     text("\ncmdline ");
-    text(at(word(info + 16)));
+    cmdline = at(word(info + 16));
+    text(cmdline);
     text("\nloader ");
     text(at(word(info + 64)));
     text("\n");
@@ -85,6 +96,8 @@ static void information2(uint32_t info)
         case 1:
         case 2:
             text(word(p) == 1 ? "cmdline " : "loader ");
+            if (word(p) == 1)
+                cmdline = at(p + 8);
             text(at(p + 8));
             text("\n");
             break;
@@ -123,5 +136,11 @@ void guest_main(uint32_t magic, uint32_t info)
     else if (magic == 0x36d76289)
         information2(info);
     text("end\n");
+    if (cmdline[0] == 'k' && cmdline[1] == 'e' && cmdline[2] == 'y' && cmdline[3] == 's') {
+        while (!(in8(COM1 + 5) & 1))
+            __asm__ volatile("pause");
+        if (in8(COM1) == 'r')
+            out8(0xcf9, 6);
+    }
     __asm__ volatile("outl %0, %1" : : "a"(21u), "Nd"((uint16_t)0xf4));
 }
