@@ -86,6 +86,15 @@ int verb_status(struct cli *c)
     return code;
 }
 
+static void show_disk(const Ferry__Disk *k, size_t i)
+{
+    char size[32], hold[48] = "";
+    if (k->hold_s)
+        snprintf(hold, sizeof hold, ", waits %u s for its server", k->hold_s);
+    printf("disk%-7zu %s: %s, %s, %s%s, cache %s%s\n", i, k->name, k->source, cli_size(k->bytes, size),
+           k->format, k->read_only ? ", read-only" : "", k->cache, hold);
+}
+
 static void show_nics(const Ferry__ApiGuest *g)
 {
     for (size_t i = 0; i < g->machine->n_nics; i++) {
@@ -118,9 +127,7 @@ static void show_text(const Ferry__ApiGuest *g)
                m->hugepages ? ", 2 MiB pages" : "", m->prealloc ? ", touched at start" : "",
                cli_size(g->memory_resident, resident));
         for (size_t i = 0; i < m->n_disks; i++)
-            printf("disk%-7zu %s: %s, %s, %s%s, cache %s\n", i, m->disks[i]->name, m->disks[i]->source,
-                   cli_size(m->disks[i]->bytes, size), m->disks[i]->format,
-                   m->disks[i]->read_only ? ", read-only" : "", m->disks[i]->cache);
+            show_disk(m->disks[i], i);
         if (m->images)
             printf("boot        kernel %s, initrd %s, kept with the guest beside its memory\n",
                    cli_size(m->images->kernel_bytes, size), cli_size(m->images->initrd_bytes, resident));

@@ -55,6 +55,8 @@ static void disk_members(struct cli_json *j, const Ferry__Disk *k)
     cli_json_bool(j, "read_only", k->read_only);
     cli_json_string(j, "cache", k->cache);
     cli_json_u64(j, "queues", k->queues);
+    if (k->hold_s)
+        cli_json_u64(j, "hold_s", k->hold_s);
     cli_json_close(j, '}');
 }
 

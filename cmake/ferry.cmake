@@ -8,14 +8,13 @@ function(ferry_room name)
   target_link_libraries(ferry_${name} PUBLIC ${R_LINKS})
 endfunction()
 
-# ferry_program(NAME SOURCES... LINKS...): an executable in ${CMAKE_BINARY_DIR}/bin, installed to bin: ferryd looks for the others beside itself.
+# ferry_program(NAME SOURCES... LINKS...): an executable in ${CMAKE_BINARY_DIR}/bin.
 function(ferry_program name)
   cmake_parse_arguments(R "" "" "SOURCES;LINKS" ${ARGN})
   add_executable(${name} ${R_SOURCES})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
   target_link_libraries(${name} PRIVATE ${R_LINKS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
-  install(TARGETS ${name} RUNTIME DESTINATION bin)
 endfunction()
 
 # ferry_unit_test(NAME LINKS...): tests/unit/NAME.c as a cmocka program, run by ctest with label unit.

@@ -336,6 +336,21 @@ static void on_nic_lost(void *arg)
         fy_error("%s", e.text);
 }
 
+static void tell_disk_lost(void *arg)
+{
+    struct hv *h = arg;
+    if (h->server)
+        fy_server_disks(h->server);
+}
+
+static void on_disk_lost(void *arg)
+{
+    struct hv *h = arg;
+    struct fy_err e;
+    if (fy_loop_post(h->loop, tell_disk_lost, h, &e) < 0)
+        fy_error("%s", e.text);
+}
+
 /* A user for each guest, outside of what systems give to people, services and containers: from its UUID. */
 static uid_t guest_user(const Ferry__Machine *desc)
 {
@@ -368,6 +383,7 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .console_log_fds = {o->console_logs ? o->console_log_fds[0] : -1, o->console_log_fds[1]},
             .nic_fds = o->nic_fds,
             .nic_lost = on_nic_lost,
+            .disk_lost = on_disk_lost,
             .incoming = o->incoming,
             .loop = h->loop,
             .arg = h,

@@ -15,8 +15,8 @@
 #define HALF_TRIPS 3
 /* Rounds after which the smallest round trip is believed. */
 #define BELIEVED 64
-/* While the round trip is above calm_ns a switch is put off this many times: a host that is busy just now would
- * make it slow, and its forecast wrong. */
+/* While the round trip is above calm_ns a switch is put off this many times: a host that is busy just now
+ * would make it slow, and its forecast wrong. */
 #define CALM_ROUNDS 5
 /* First guess of throughput before a round has told: 0.5 GB/s. */
 #define FIRST_THROUGHPUT 0.5

@@ -37,8 +37,8 @@ struct fy_policy {
     uint64_t best_left; /* smallest left_bytes so far */
     unsigned rounds;
     unsigned put_off; /* switches put off for want of calm */
-    unsigned stale;  /* rounds in a row that did not lower best_left notably */
-    double fraction; /* progress shown; never falls */
+    unsigned stale;   /* rounds in a row that did not lower best_left notably */
+    double fraction;  /* progress shown; never falls */
 };
 
 /* What the last moves to this peer showed (known_ns; 0: none) sets the fixed part, else vcpus and the control

@@ -27,7 +27,7 @@ as_root() {
 # What building and testing needs, from Debian's own archive.
 FERRY_PACKAGES="build-essential cmake ninja-build pkg-config clang clang-format clang-tidy libclang-rt-14-dev
     libzstd-dev liblz4-dev libssl-dev libipsec-mb-dev libevent-dev libprotobuf-c-dev protobuf-c-compiler libsqlite3-dev libyaml-dev libcmocka-dev libseccomp-dev
-    acpica-tools libzydis-dev liburing-dev libslirp-dev strace python3 iproute2 procps cpio git openssl kmod
+    acpica-tools libzydis-dev liburing-dev libslirp-dev libnbd-dev qemu-utils nbdkit strace python3 iproute2 procps cpio git openssl kmod
     mmdebstrap debian-archive-keyring mtools fdisk e2fsprogs grub-common grub-pc-bin grub-efi-amd64-bin seabios ovmf"
 
 install_packages() {

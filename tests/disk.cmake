@@ -6,3 +6,6 @@ ferry_unit_test(test_blk ferry_backend ferry_dev ferry_mem ferry_proto ferry_bas
 include(${CMAKE_CURRENT_LIST_DIR}/fuzz/ferry_fuzz.cmake)
 ferry_fuzz(blk ferry_dev ferry_mem ferry_proto ferry_base)
 ferry_unit_test(test_disks ferry_host ferry_define ferry_proto ferry_base)
+ferry_unit_test(test_nbd ferry_nbd ferry_host ferry_define ferry_proto ferry_base)
+ferry_unit_test(test_remote ferry_backend ferry_dev ferry_mem ferry_proto ferry_base)
+ferry_fuzz(blkwire ferry_backend ferry_base)

@@ -90,6 +90,8 @@ struct fy_answer {
     Ferry__SlotInfo *slot_list[FY_SLOTS_MAX];
     uint64_t vcpu_dirty[64];
     Ferry__NicStatus nics[FY_NICS_MAX];
+    Ferry__DiskStatus disks[FY_DISKS_LIMIT], *disk_list[FY_DISKS_LIMIT];
+    struct fy_machine_disk disk_status[FY_DISKS_LIMIT];
     Ferry__NicStatus *nic_list[FY_NICS_MAX];
     char engine[64];
     int fd;        /* to send, -1: none */
@@ -110,6 +112,8 @@ int fy_op_vsock_answer(struct fy_server *s, uint64_t id, const int *fds, int nfd
                        struct fy_err *e);
 int fy_op_nic(struct fy_server *s, const Ferry__NicRequest *op, const int *fds, int nfds, struct fy_err *e);
 void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
+void fy_status_disks(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
+int fy_op_disk(struct fy_server *s, const Ferry__DiskRequest *op, const int *fds, int nfds, struct fy_err *e);
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
 int fy_op_generation(struct fy_server *s, bool change, struct fy_answer *a, struct fy_err *e);
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,

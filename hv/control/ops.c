@@ -66,6 +66,7 @@ static void op_status(struct fy_server *s, struct fy_answer *a)
     r->user_pauses = l->user_paused;
     r->isolation = s->isolation;
     fy_status_nics(s, a, r);
+    fy_status_disks(s, a, r);
     a->resp.op_case = FERRY__RESPONSE__OP_STATUS;
     a->resp.status = r;
 }
@@ -269,6 +270,11 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
         return fy_op_generation(s, q->generation->change, a, e);
     case FERRY__REQUEST__OP_NIC:
         if (fy_op_nic(s, q->nic, fds, nfds, e) < 0)
+            return -1;
+        fy_answer_empty(a);
+        return 0;
+    case FERRY__REQUEST__OP_DISK:
+        if (fy_op_disk(s, q->disk, fds, nfds, e) < 0)
             return -1;
         fy_answer_empty(a);
         return 0;

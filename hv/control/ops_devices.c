@@ -106,6 +106,39 @@ void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply
     r->n_nics = fy_machine_nics(s->m);
 }
 
+int fy_op_disk(struct fy_server *s, const Ferry__DiskRequest *op, const int *fds, int nfds, struct fy_err *e)
+{
+    struct fy_machine_disk d;
+    for (unsigned i = 0; fy_machine_disk_status(s->m, i, &d); i++) {
+        if (strcmp(d.id, op->id) != 0)
+            continue;
+        int fd = nfds == 1 ? fy_dup(fds[0]) : -1;
+        if (fd < 0)
+            return fy_fail(e, FY_EUSAGE, "%s is served by way of one descriptor, %d came", op->id, nfds);
+        return fy_machine_attach_disk(s->m, i, fd, e);
+    }
+    return fy_fail(e, FY_ENOTFOUND, "this guest has no disk %s", op->id);
+}
+
+void fy_status_disks(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r)
+{
+    r->disks = a->disk_list;
+    r->n_disks = 0;
+    while (r->n_disks < FY_DISKS_LIMIT &&
+           fy_machine_disk_status(s->m, (unsigned)r->n_disks, &a->disk_status[r->n_disks])) {
+        struct fy_machine_disk *d = &a->disk_status[r->n_disks];
+        Ferry__DiskStatus *k = &a->disks[r->n_disks];
+        ferry__disk_status__init(k);
+        k->id = (char *)(uintptr_t)d->id;
+        k->served = d->served;
+        k->process = d->process;
+        k->up = d->up;
+        k->waits = d->waits;
+        k->why = d->why;
+        a->disk_list[r->n_disks++] = k;
+    }
+}
+
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e)
 {
     (void)e;

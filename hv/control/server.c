@@ -243,14 +243,25 @@ void fy_server_changed(void *server)
     fy_server_reached(s);
 }
 
-void fy_server_nics(struct fy_server *s)
+static void lost(struct fy_server *s, bool nics)
 {
     Ferry__Event event = FERRY__EVENT__INIT;
     event.state = fy_life_state(s->life);
     event.report = (char *)(uintptr_t)fy_life_report(s->life);
     event.exit_status = fy_machine_exit_status(s->m);
-    event.nics = true;
+    event.nics = nics;
+    event.disks = !nics;
     publish(s, &event);
+}
+
+void fy_server_nics(struct fy_server *s)
+{
+    lost(s, true);
+}
+
+void fy_server_disks(struct fy_server *s)
+{
+    lost(s, false);
 }
 
 struct vsock_question {

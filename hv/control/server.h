@@ -28,6 +28,8 @@ void fy_server_changed(void *server);
 void fy_server_vsock(struct fy_server *s, struct fy_virtio *vsock, uint32_t port, uint64_t id);
 /* A network card has lost its backend: tell subscribers. Main thread. */
 void fy_server_nics(struct fy_server *s);
+/* Likewise a disk its ferry-blk. */
+void fy_server_disks(struct fy_server *s);
 /* The guest stands at the count that was asked for: answer who waits for it. Main thread. */
 void fy_server_reached(struct fy_server *s);
 /* The guest wrote: pass it to viewers. Any thread, console lock held. */

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KNOWN "ro, cache=none|writeback, name=NAME, queues=N, format=raw"
+#include "hv/define/nbd_uri.h"
+
+#define KNOWN "ro, cache=none|writeback, name=NAME, queues=N, format=raw|qcow2, hold=SECONDS"
+#define HOLD_MAX_S 86400u
 
 static char *constant(const char *text)
 {
@@ -27,6 +30,14 @@ static uint32_t parse_queues(const char *text)
     return v <= 16 ? (uint32_t)v : 0;
 }
 
+/* 1 to HOLD_MAX_S, or 0. */
+static uint32_t parse_seconds(const char *text)
+{
+    size_t n = strspn(text, "0123456789");
+    unsigned long v = n && n < 7 && !text[n] ? strtoul(text, NULL, 10) : 0;
+    return v <= HOLD_MAX_S ? (uint32_t)v : 0;
+}
+
 static int option(Ferry__Disk *d, char *word, const char *arg, struct fy_err *e)
 {
     uint32_t queues;
@@ -38,10 +49,14 @@ static int option(Ferry__Disk *d, char *word, const char *arg, struct fy_err *e)
         d->name = word + 5;
     } else if (!strncmp(word, "queues=", 7) && (queues = parse_queues(word + 7)) != 0) {
         d->queues = queues;
-    } else if (!strcmp(word, "format=raw")) {
+    } else if (!strncmp(word, "hold=", 5)) {
+        d->hold_s = parse_seconds(word + 5);
+        if (!d->hold_s)
+            return fy_fail(e, FY_EUSAGE, "disk %s: hold= takes 1 to %u seconds", arg, HOLD_MAX_S);
+    } else if (!strcmp(word, "format=raw") || !strcmp(word, "format=qcow2")) {
         d->format = word + 7;
     } else if (!strncmp(word, "format=", 7)) {
-        return fy_fail(e, FY_EUSAGE, "disk %s: format %s is not known (raw is)", arg, word + 7);
+        return fy_fail(e, FY_EUSAGE, "disk %s: format %s is not known (raw and qcow2 are)", arg, word + 7);
     } else {
         return fy_fail(e, FY_EUSAGE, "disk %s: no option \"%s\" (" KNOWN ")", arg, word);
     }
@@ -59,15 +74,30 @@ static int format_of(Ferry__Disk *d, const char *file, const char *arg, struct f
         d->format = constant("raw");
         return 0;
     }
-    if (ends(file, ".qcow2"))
-        return fy_fail(e, FY_EUNSUPPORTED,
-                       "disk %s: qcow2 images are not supported (make a raw one: qemu-img convert -O raw, of "
-                       "Debian's qemu-utils)",
-                       arg);
+    if (ends(file, ".qcow2")) {
+        d->format = constant("qcow2");
+        return 0;
+    }
     return fy_fail(e, FY_EUSAGE,
-                   "disk %s: the name does not say what format it has (.img, .raw and .iso are raw): say "
-                   "format=raw",
+                   "disk %s: the name does not say what format it has (.img, .raw and .iso are raw, "
+                   ".qcow2 is qcow2): say format=raw or format=qcow2",
                    arg);
+}
+
+static int by_nbd(Ferry__Disk *d, char *uri, const char *arg, struct fy_err *e)
+{
+    struct fy_nbd_uri *u = malloc(sizeof *u);
+    if (!u)
+        return fy_fail(e, FY_ERESOURCE, "no memory");
+    int r = fy_nbd_uri_parse(uri, u, e);
+    free(u);
+    if (r < 0)
+        return fy_fail_prefix(e, "disk %s", arg);
+    if (*d->format && strcmp(d->format, "raw") != 0)
+        return fy_fail(e, FY_EUSAGE, "disk %s: what an NBD server exports is raw", arg);
+    d->format = constant("raw");
+    d->source = uri;
+    return 0;
 }
 
 int fy_parse_disk(const char *arg, Ferry__Disk *d, char **text, struct fy_err *e)
@@ -80,12 +110,14 @@ int fy_parse_disk(const char *arg, Ferry__Disk *d, char **text, struct fy_err *e
     char *file = strsep(&at, ",");
     if (!*file)
         return fy_fail(e, FY_EUSAGE, "disk %s: no file is named", arg);
-    if (strstr(file, "://"))
-        return fy_fail(e, FY_EUNSUPPORTED,
-                       "disk %s: disks over a network are not supported (a file or block device is)", arg);
     while ((word = strsep(&at, ",")))
         if (option(d, word, arg, e) < 0)
             return -1;
+    if (fy_nbd_uri_is(file))
+        return by_nbd(d, file, arg, e);
+    if (strstr(file, "://"))
+        return fy_fail(e, FY_EUNSUPPORTED, "disk %s: of networks only NBD is spoken here (nbd://HOST/EXPORT)",
+                       arg);
     if (format_of(d, file, arg, e) < 0)
         return -1;
     /* Absolute and without links: it is looked up again wherever the guest moves to. */

@@ -8,9 +8,9 @@
 
 #define FY_DEF_DISKS_MAX 12
 
-/* "FILE[,ro][,cache=none|writeback][,name=NAME][,queues=N][,format=raw]". The format is what is said, else
- * what the name's end says; contents are never asked. *disk points into *text, a fresh copy that the caller
- * frees, also on failure. FY_EUSAGE. */
+/* "FILE[,ro][,cache=none|writeback][,name=NAME][,queues=N][,format=raw|qcow2][,hold=SECONDS]", FILE also a
+ * URI (nbd_uri.h). The format is what is said, else what the name's end says; contents are never asked. *disk
+ * points into *text, a fresh copy that the caller frees, also on failure. FY_EUSAGE. */
 int fy_parse_disk(const char *arg, Ferry__Disk *disk, char **text, struct fy_err *e);
 
 #endif

@@ -51,6 +51,11 @@ struct fy_block_ops {
     int (*give_up)(struct fy_block *b, struct fy_err *e);
     /* Lock it, against two users: one writer, or readers. FY_ESTATE when another has it. Again: no effect. */
     int (*take)(struct fy_block *b, struct fy_err *e);
+    /* These two may be NULL, of a backend whose `reap` with wait always waits to the end. Of another it gives
+     * up at a bound: what is not done by then stands, and touches no memory before resume. */
+    void (*resume)(struct fy_block *b);
+    /* Call `done` with ECANCELED for what stands: it will never be done. */
+    void (*cancel)(struct fy_block *b);
     /* Nothing is in flight. */
     void (*free)(struct fy_block *b);
 };
@@ -60,6 +65,7 @@ struct fy_block {
     uint64_t bytes;
     bool read_only;
     int event_fd; /* an eventfd that is signalled when reap has something to do */
+    bool level;   /* event_fd is none, but readable until reap has been called */
 };
 
 #endif

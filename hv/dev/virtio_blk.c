@@ -124,7 +124,8 @@ static void on_event(int fd, unsigned ready, void *arg)
     struct fy_blk *b = arg;
     eventfd_t n;
     (void)ready;
-    eventfd_read(fd, &n);
+    if (!b->block->level)
+        eventfd_read(fd, &n);
     fy_virtio_enter(b->v);
     b->block->ops->reap(b->block, false);
     fy_blk_start(b);
@@ -169,17 +170,29 @@ static void blk_resume(void *dev)
 {
     struct fy_blk *b = dev;
     struct fy_blk_req *r;
+    if (b->block && b->block->ops->resume)
+        b->block->ops->resume(b->block);
     while ((r = take_late(b)))
         fy_blk_go_on(r);
     fy_blk_start(b);
     fy_blk_notify(b);
 }
 
-/* Drained: whatever is left waits at the gate, and belongs to a driver that is no more. */
+static void cancel(struct fy_blk *b)
+{
+    if (!b->block || !b->block->ops->cancel)
+        return;
+    b->cancelling = true;
+    b->block->ops->cancel(b->block);
+    b->cancelling = false;
+}
+
+/* Drained: whatever is left waits at the gate or stands, and belongs to a driver that is no more. */
 static void blk_reset(void *dev)
 {
     struct fy_blk *b = dev;
     struct fy_blk_req *late;
+    cancel(b);
     for (struct fy_blk_req *r = b->gated; r; r = r->next_gated)
         r->orphan = true;
     while ((late = take_late(b)))
@@ -212,6 +225,7 @@ static void blk_free(void *dev)
     if (b->block) {
         while (b->block->ops->reap(b->block, true))
             continue;
+        cancel(b);
         b->block->ops->free(b->block);
     }
     fy_iothread_free(b->io);
@@ -322,6 +336,20 @@ int fy_virtio_blk_attach(struct fy_device *d, struct fy_block *block, struct fy_
 struct fy_block *fy_virtio_blk_backend(struct fy_device *d)
 {
     return blk_of(d)->block;
+}
+
+int fy_virtio_blk_with(struct fy_device *d, int (*fn)(struct fy_block *block, void *arg, struct fy_err *e),
+                       void *arg, struct fy_err *e)
+{
+    struct fy_blk *b = blk_of(d);
+    bool may = fy_virtio_enter(b->v);
+    int r = b->block ? fn(b->block, arg, e) : 0;
+    if (may) {
+        fy_blk_start(b);
+        fy_blk_notify(b);
+    }
+    fy_virtio_leave(b->v);
+    return r;
 }
 
 void fy_virtio_blk_write_back(struct fy_device *d)

@@ -29,9 +29,12 @@ int fy_virtio_blk_new(struct fy_pci *pci, struct fy_gmem *gmem, const struct fy_
 /* Give it its backend, of exactly its size, which is the device's from then on, also on failure. Once, while
  * the machine is paused. Main thread. */
 int fy_virtio_blk_attach(struct fy_device *d, struct fy_block *b, struct fy_err *e);
-/* The backend, NULL where there is none yet; its give_up and take may be called while the machine is paused
- * (the device is drained). */
+/* The backend, NULL where there is none yet. */
 struct fy_block *fy_virtio_blk_backend(struct fy_device *d);
+/* Call fn with the backend and the device's lock held, and return what it returns; 0 where there is none yet.
+ * give_up and take may be called there while the machine is paused (the device is drained). Main thread. */
+int fy_virtio_blk_with(struct fy_device *d, int (*fn)(struct fy_block *block, void *arg, struct fy_err *e),
+                       void *arg, struct fy_err *e);
 /* Begin to make durable what was written, and do not wait: what a hand-over has to wait for is then little. A
  * paused device, or one that is still at it, does nothing. Any thread. */
 void fy_virtio_blk_write_back(struct fy_device *d);

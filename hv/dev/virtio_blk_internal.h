@@ -55,6 +55,7 @@ struct fy_blk {
     char serial[FY_BLK_SERIAL_MAX];
 
     bool writing_back;
+    bool cancelling;    /* what ends now has no driver any more */
     bool write_through; /* the driver knows no flush */
     struct fy_blk_req *free_reqs;
     struct fy_blk_req *gated;            /* wait at the gate */

@@ -130,6 +130,12 @@ static void done(struct fy_block_req *io, int err)
         fy_blk_give_back(r);
         return;
     }
+    if (b->cancelling) {
+        if (writes(r))
+            fy_blockdirty_written(b->dirty, r->io.offset, r->io.bytes);
+        fy_blk_give_back(r);
+        return;
+    }
     if (r->syncing) {
         r->io.op = FY_BLOCK_WRITE;
         answer(r, status_of(err));

@@ -7,6 +7,7 @@
 #include "hv/base/hex.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/blk.h"
 #include "hv/host/console.h"
 #include "hv/host/define.h"
 #include "hv/host/disks.h"
@@ -124,6 +125,7 @@ static void started(void *arg, const struct fy_err *err)
 }
 
 struct start {
+    struct fyd_client *client; /* held until its entry is made */
     struct ask *ask;
     Ferry__Machine *machine; /* strings point into `op` */
     Ferry__CpuPolicy cpu;
@@ -206,10 +208,6 @@ static void fill_machine(struct start *s)
 /* Open its disks, and let them say what the request left open. */
 static int open_disks(struct fyd *d, struct start *s, struct fy_err *e)
 {
-    for (size_t i = 0; i < s->machine->n_disks && i < FYD_DISKS_MAX; i++)
-        if (s->machine->disks[i]->format[0] && strcmp(s->machine->disks[i]->format, "raw") != 0)
-            return fy_fail(e, FY_EUNSUPPORTED, "disk format %.20s is not known here (raw is)",
-                           s->machine->disks[i]->format);
     if (fyd_disks_open(d, s->machine, false, s->disks, e) < 0)
         return -1;
     return fyd_disks_complete(s->machine, s->disks, e);
@@ -234,6 +232,62 @@ static Ferry__ApiStart *copy_op(const Ferry__ApiStart *op)
     Ferry__ApiStart *copy = ferry__api_start__unpack(NULL, len, buf);
     free(buf);
     return copy;
+}
+
+static int check_formats(const Ferry__Machine *m, struct fy_err *e)
+{
+    if (m->n_disks > FYD_DISKS_MAX)
+        return fy_fail(e, FY_EUSAGE, "a guest has at most %d disks", FYD_DISKS_MAX);
+    for (size_t i = 0; i < m->n_disks; i++)
+        if (m->disks[i]->format[0] && strcmp(m->disks[i]->format, "raw") != 0 &&
+            strcmp(m->disks[i]->format, "qcow2") != 0)
+            return fy_fail(e, FY_EUNSUPPORTED, "disk format %.20s is not known here (raw and qcow2 are)",
+                           m->disks[i]->format);
+    return 0;
+}
+
+/* The request is one that can be, its entry is made. */
+static int start_entry(struct start *s, struct fy_err *e)
+{
+    struct fyd_client *c = s->client;
+    struct fyd_guest *old = fyd_guest_by_name(c->d, s->op->name);
+    if (check_images(s, e) < 0 || fyd_promise_check(c->d, s->machine, e) < 0 || open_disks(c->d, s, e) < 0)
+        return -1;
+    /* Time may have gone by. */
+    if (old && fyd_def_may_start(c->d, s->op->name, s->op->here, e) < 0)
+        return -1;
+    if (old)
+        fyd_guest_remove(old);
+    struct fyd_guest *g = fyd_guest_new(c->d, s->op->name, s->uuid, FYD_G_STARTING, e);
+    s->ask = g ? new_ask(c, g) : NULL;
+    if (g) {
+        g->promised = fyd_promise_of(s->machine);
+        g->promised_vcpus = s->machine->vcpus;
+    }
+    if (g && !s->ask) {
+        fyd_guest_remove(g);
+        return 1; /* new_ask has answered */
+    }
+    return g ? 0 : -1;
+}
+
+/* Disks with a server have said what they are, or err. */
+static void start_measured(void *arg, const struct fy_err *err)
+{
+    struct start *s = arg;
+    struct fyd_client *c = s->client;
+    struct fy_err e;
+    int r = err ? -1 : start_entry(s, &e);
+    if (r < 0)
+        fyd_reply_error(c, err ? err : &e);
+    if (r) {
+        free_start(s);
+    } else {
+        fyd_def_begin(s->ask->g);
+        fyd_changed_guest(s->ask->g, false);
+        fyd_guest_persist(s->ask->g, start_recorded, s);
+    }
+    fyd_client_release(c);
 }
 
 void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, int nfds)
@@ -263,39 +317,21 @@ void fyd_api_start(struct fyd_client *c, const Ferry__ApiStart *op, int *fds, in
         free_start(s);
         return;
     }
-    struct fyd_guest *old = fyd_guest_by_name(c->d, op->name);
-    if (old)
-        fyd_guest_remove(old);
     s->machine = calloc(1, sizeof *s->machine);
     s->op = copy_op(op);
+    s->client = c;
     fy_uuid_new(s->uuid);
-    if (s->machine && s->op) {
-        fill_machine(s);
-        if (check_images(s, &e) < 0 || fyd_promise_check(c->d, s->machine, &e) < 0 ||
-            open_disks(c->d, s, &e) < 0) {
-            fyd_reply_error(c, &e);
-            free_start(s);
-            return;
-        }
-    }
-    struct fyd_guest *g =
-        s->machine && s->op ? fyd_guest_new(c->d, op->name, s->uuid, FYD_G_STARTING, &e) : NULL;
-    s->ask = g ? new_ask(c, g) : NULL;
-    if (g) {
-        g->promised = fyd_promise_of(s->machine);
-        g->promised_vcpus = s->machine->vcpus;
-    }
-    if (!s->ask) {
-        if (g)
-            fyd_guest_remove(g);
-        else
-            fyd_reply_fail(c, FY_ERESOURCE, "no memory for the request");
+    if (!s->machine || !s->op) {
+        fyd_reply_fail(c, FY_ERESOURCE, "no memory for the request");
         free_start(s);
         return;
     }
-    fyd_def_begin(g);
-    fyd_changed_guest(g, false);
-    fyd_guest_persist(g, start_recorded, s);
+    fill_machine(s);
+    fyd_client_hold(c);
+    if (check_formats(s->machine, &e) < 0)
+        start_measured(s, &e);
+    else
+        fyd_blk_measure(c->d, s->machine->disks, s->machine->n_disks, start_measured, s);
 }
 
 /* status and show: ask every live hypervisor, then reply. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The daemon as a whole: opening, taking up what the last one left, closing. */
 #include "hv/host/daemon.h"
+#include "hv/host/blk.h"
 #include "hv/host/net.h"
 
 #include <ctype.h>
@@ -320,6 +321,7 @@ void fyd_close(struct fyd *d)
     fyd_jobs_free_all(d);
     fyd_guests_free_all(d);
     fyd_usernets_free_all(d);
+    fyd_blks_free_all(d);
     fyd_hosts_free_all(d);
     fyd_defs_free_all(d);
     fyd_inv_close(d->inv);

@@ -39,6 +39,8 @@ enum fyd_gstate {
 struct fyd;
 struct fyd_guest;
 struct fyd_usernet;
+struct fyd_blk;
+struct fyd_server;
 struct fyd_job;
 struct fyd_ho;
 struct fyd_client;
@@ -99,6 +101,11 @@ struct fyd_guest {
     struct fyd_usernet *usernet[FYD_NICS_MAX]; /* by card; NULL: it has none */
     Ferry__NicStatus *nics[FYD_NICS_MAX];      /* of the last status; owned */
     unsigned n_nics;
+    /* disks whose ferry-blk has ended, by bit, and when they get another */
+    uint32_t blk_again;
+    unsigned blk_again_ms;
+    uint64_t blk_again_ns;
+    struct fy_watch *blk_timer;
 };
 
 struct fyd_host {
@@ -180,7 +187,7 @@ struct fyd {
     struct fy_loop *loop;
     char root[PATH_MAX];
     char libexec[PATH_MAX];
-    const char *disk_folders[FYD_DISK_FOLDERS_MAX]; /* the caller's */
+    const char *disk_folders[FYD_DISK_FOLDERS_MAX]; /* and servers; the caller's */
     unsigned disk_folder_count;
     char engine[8];                 /* for incoming guests; "": as their descriptions say */
     double memory_ratio, cpu_ratio; /* hv/host/promise.h */
@@ -197,6 +204,8 @@ struct fyd {
     struct fyd_host *hosts;
     struct fyd_client *clients;
     struct fyd_usernet *usernets;
+    struct fyd_blk *blks;
+    struct fyd_server *servers; /* hv/host/qcow2.c */
     struct fyd_ho *handovers;
     struct fyd_def *defs; /* hv/host/define.h */
     int api_sock;

@@ -7,15 +7,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "hv/base/checked.h"
 #include "hv/base/fault.h"
 #include "hv/base/io.h"
+#include "hv/host/blk.h"
 
 #define QUEUES_DEFAULT_MAX 8u
+#define HOLD_DEFAULT_S 60u
 
 /* Where a file is: a folder's descriptor (the caller closes it; AT_FDCWD: none) and a name in it. */
 struct place {
@@ -47,23 +51,24 @@ static int folder_under(const char *root, const char *path, size_t dir_len, stru
     return p->dir < 0 ? -1 : 0;
 }
 
-static int find(const struct fyd *d, const Ferry__Disk *k, bool incoming, struct place *p, struct fy_err *e)
+static int find(const struct fyd *d, const char *disk, const char *source, bool incoming, struct place *p,
+                struct fy_err *e)
 {
-    const char *slash = strrchr(k->source, '/');
-    if (k->source[0] != '/' || strlen(k->source) >= PATH_MAX || !slash[1])
-        return fy_fail(e, FY_EUSAGE, "disk %.20s: its file is to be named by an absolute path", k->name);
+    const char *slash = strrchr(source, '/');
+    if (source[0] != '/' || strlen(source) >= PATH_MAX || !slash[1])
+        return fy_fail(e, FY_EUSAGE, "disk %.20s: its file is to be named by an absolute path", disk);
     if (!incoming) {
-        *p = (struct place){.dir = AT_FDCWD, .name = k->source};
+        *p = (struct place){.dir = AT_FDCWD, .name = source};
         return 0;
     }
     *p = (struct place){.dir = -1, .name = slash + 1, .nofollow = true};
     for (unsigned i = 0; i < d->disk_folder_count; i++)
-        if (folder_under(d->disk_folders[i], k->source, (size_t)(slash - k->source), p) == 0)
+        if (folder_under(d->disk_folders[i], source, (size_t)(slash - source), p) == 0)
             return 0;
     return fy_fail(e, FY_EREFUSED,
                    "disk %.20s: %s lies in no folder here that incoming guests' disks may be in (%s%s; see "
                    "ferryd --disks)",
-                   k->name, k->source, d->disk_folders[0], d->disk_folder_count > 1 ? " and others" : "");
+                   disk, source, d->disk_folders[0], d->disk_folder_count > 1 ? " and others" : "");
 }
 
 static void found(struct place *p)
@@ -87,9 +92,17 @@ int fyd_disk_look(const struct fyd *d, const Ferry__Disk *k, struct fy_err *e)
 {
     struct place p;
     struct stat st;
-    if (find(d, k, true, &p, e) < 0)
+    if (fyd_disk_served(k) && fyd_blk_may(d, k, true, e) < 0)
+        return -1;
+    if (fyd_disk_is_nbd(k))
+        return 0; /* its server is asked when the guest is to run */
+    if (find(d, k->name, k->source, true, &p, e) < 0)
         return -1;
     int r = look(&p, k, &st, e);
+    if (r == 0 && fyd_disk_served(k)) {
+        found(&p);
+        return 0; /* its size is inside of it */
+    }
     /* A block device tells its size only to who opens it. */
     if (r == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size != k->bytes)
         r = fy_fail(e, FY_EREFUSED, "disk %.20s: %s has %lld bytes here, %llu at the source", k->name,
@@ -102,10 +115,10 @@ static int open_one(const struct fyd *d, const Ferry__Disk *k, bool incoming, st
 {
     struct place p;
     struct stat st;
-    bool direct = !strcmp(k->cache, "none");
+    bool direct = !strcmp(k->cache, "none") && !fyd_disk_served(k);
     if (fy_fault_hit(FY_FAULT_TD_DISKS_OPEN) && incoming)
         return fy_fail(e, FY_EFAIL, "disk %.20s: %s cannot be opened (fault point)", k->name, k->source);
-    if (find(d, k, incoming, &p, e) < 0)
+    if (find(d, k->name, k->source, incoming, &p, e) < 0)
         return -1;
     int fd = look(&p, k, &st, e);
     if (fd == 0) {
@@ -124,6 +137,39 @@ static int open_one(const struct fyd *d, const Ferry__Disk *k, bool incoming, st
     return fd;
 }
 
+int fyd_disk_open(const struct fyd *d, const Ferry__Disk *k, bool incoming, struct fy_err *e)
+{
+    return open_one(d, k, incoming, e);
+}
+
+int fyd_disk_connect(const struct fyd *d, const char *disk, const char *path, bool incoming, struct fy_err *e)
+{
+    struct place p;
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    if (find(d, disk, path, incoming, &p, e) < 0)
+        return -1;
+    /* By way of its folder: the path may be longer than an address, and no link is to lead astray. */
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    int dir = p.dir >= 0 ? p.dir : open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int n = snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d/%s", dir, slash + 1);
+    struct stat st;
+    if (dir < 0 || fstatat(dir, slash + 1, &st, incoming ? AT_SYMLINK_NOFOLLOW : 0) < 0)
+        fy_fail_errno(e, errno == ENOENT ? FY_ENOTFOUND : FY_EFAIL, errno, "%s", path);
+    else if (!S_ISSOCK(st.st_mode) || n >= (int)sizeof a.sun_path)
+        fy_fail(e, FY_EUSAGE, "%s is no socket, or its name is too long", path);
+    else if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+        n = -1;
+    else
+        fy_fail_errno(e, FY_EUNREACHABLE, errno, "nobody answers at %s", path);
+    if (n >= 0)
+        fy_close(&fd);
+    fy_close(&dir);
+    return fd;
+}
+
 int fyd_disks_open(const struct fyd *d, const Ferry__Machine *m, bool incoming, int *fds, struct fy_err *e)
 {
     for (unsigned i = 0; i < FYD_DISKS_MAX; i++)
@@ -131,6 +177,12 @@ int fyd_disks_open(const struct fyd *d, const Ferry__Machine *m, bool incoming, 
     if (m->n_disks > FYD_DISKS_MAX)
         return fy_fail(e, FY_EUSAGE, "a guest has at most %d disks", FYD_DISKS_MAX);
     for (size_t i = 0; i < m->n_disks; i++) {
+        if (fyd_disk_served(m->disks[i])) {
+            if (fyd_blk_may(d, m->disks[i], incoming, e) == 0)
+                continue;
+            fyd_disks_close(fds);
+            return -1;
+        }
         fds[i] = open_one(d, m->disks[i], incoming, e);
         if (fds[i] < 0) {
             fyd_disks_close(fds);
@@ -167,6 +219,11 @@ int fyd_disks_complete(Ferry__Machine *m, const int *fds, struct fy_err *e)
             return fy_fail(e, FY_ERESOURCE, "no memory for the description of disks");
         if (!k->queues)
             k->queues = FY_MIN(m->vcpus, QUEUES_DEFAULT_MAX);
+        if (fyd_disk_served(k)) {
+            if (!k->hold_s)
+                k->hold_s = HOLD_DEFAULT_S;
+            continue; /* fyd_blk_measure has asked */
+        }
         off_t end = lseek(fds[i], 0, SEEK_END);
         if (end < 0)
             return fy_fail_errno(e, FY_EFAIL, errno, "disk %.20s: the size of %s", k->name, k->source);

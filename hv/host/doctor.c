@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "hv/base/io.h"
+#include "hv/host/blk.h"
 #include "hv/host/daemon.h"
 #include "hv/host/promise.h"
 #include "hv/sandbox/sandbox.h"
@@ -139,6 +140,18 @@ static void check_disk(struct fyd_client *c)
           : kib > FYD_DISK_MARGIN / 1024 ? "limited"
                                          : "no",
           "%llu KiB are free under %s", (unsigned long long)kib, c->d->root);
+}
+
+static void check_servers(struct fyd_client *c)
+{
+    char path[PATH_MAX];
+    const char *nbd = fyd_qemu_nbd();
+    if (access(fyd_program(c->d, "ferry-blk", path), X_OK) == 0)
+        check(c, "nbd", "yes", "disks by NBD: %s", path);
+    else
+        check(c, "nbd", "no", "disks by NBD: %s: %s", path, strerror(errno));
+    check(c, "qcow2", nbd ? "yes" : "no", nbd ? "qcow2 images: %s" : "qcow2 images: no qemu-nbd%s",
+          nbd ? nbd : " (it is in Debian's package qemu-utils)");
 }
 
 static void check_identity(struct fyd_client *c)
@@ -302,6 +315,7 @@ void fyd_doctor(struct fyd_client *c)
     check_userfaultfd(c);
     check_cgroup(c);
     check_disk(c);
+    check_servers(c);
     check_identity(c);
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     fyd_client_hold(c);

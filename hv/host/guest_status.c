@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "hv/base/log.h"
+#include "hv/host/blk.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
 #include "hv/host/spawn.h"
@@ -37,6 +38,7 @@ void fyd_guest_take_status(struct fyd_guest *g, const Ferry__StatusReply *s)
     g->resident = s->memory_resident;
     keep_nics(g, s);
     fyd_usernet_status(g, s);
+    fyd_blk_status(g, s);
     if (*s->engine)
         fyd_copy(g->engine, sizeof g->engine, s->engine);
     fyd_copy(g->isolation, sizeof g->isolation, s->isolation);

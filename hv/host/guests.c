@@ -13,6 +13,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/blk.h"
 #include "hv/host/define.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
@@ -108,6 +109,7 @@ static void free_guest(struct fyd_guest *g)
         if (h->guest == g)
             h->guest = NULL;
     fyd_usernet_forget(g);
+    fyd_blk_forget(g);
     fyd_guest_forget_nics(g);
     fyd_hv_free(g->link);
     fy_watch_free(g->ready_watch);
@@ -335,6 +337,7 @@ void fyd_guest_process_ended(struct fyd_guest *g, const char *how)
     fy_close(&g->pidfd);
     g->pid = 0;
     fyd_usernet_forget(g);
+    fyd_blk_forget(g);
     fyd_limits_leave(g);
     fyd_guest_path(g, "control.sock", path);
     unlink(path);

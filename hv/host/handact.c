@@ -9,6 +9,7 @@
 #include "hv/base/fault.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/blk.h"
 #include "hv/host/disks.h"
 #include "hv/host/handjob.h"
 #include "hv/host/net.h"
@@ -122,6 +123,15 @@ void fyd_ho_run(struct fyd_ho *h)
     int disks[FYD_DISKS_MAX];
     struct fy_err e;
     if (h->machine && fyd_disks_open(h->d, h->machine, true, disks, &e) < 0) {
+        h->why = e;
+        fyd_ho_feed(h, FY_HE_H_CANNOT);
+        return;
+    }
+    for (size_t i = 0; h->machine && i < h->machine->n_disks; i++) {
+        if (!fyd_disk_served(h->machine->disks[i]) ||
+            fyd_blk_start(h->guest, h->machine->disks[i], (unsigned)i, true, &disks[i], &e) == 0)
+            continue;
+        fyd_disks_close(disks);
         h->why = e;
         fyd_ho_feed(h, FY_HE_H_CANNOT);
         return;

@@ -15,6 +15,7 @@
 #include "hv/base/io.h"
 #include "hv/base/log.h"
 #include "hv/base/msg.h"
+#include "hv/host/blk.h"
 #include "hv/host/firmware.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
@@ -133,6 +134,24 @@ static int join_nics(struct fyd_guest *g, const struct fyd_launch *l, struct kit
     return 0;
 }
 
+static int add_disks(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k, struct fy_err *e)
+{
+    for (size_t i = 0; i < l->machine->n_disks; i++) {
+        const Ferry__Disk *disk = l->machine->disks[i];
+        int sock;
+        if (k->nfds + 8 > FYD_SPAWN_FDS)
+            return fy_fail(e, FY_ERESOURCE, "too many disks and queues for one guest");
+        if (!fyd_disk_served(disk)) {
+            kit_add(k, "--disk-fd", l->disk_fds[i], false);
+            continue;
+        }
+        if (fyd_blk_start(g, disk, (unsigned)i, false, &sock, e) < 0)
+            return -1;
+        kit_add(k, "--disk-fd", sock, true);
+    }
+    return 0;
+}
+
 static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit *k, int *log_fd,
                     struct fy_err *e)
 {
@@ -171,8 +190,8 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         kit_add(k, "--initrd-fd", l->initrd_fd, false);
     if (join_nics(g, l, k, e) < 0)
         return -1;
-    for (size_t i = 0; l->disk_fds && i < l->machine->n_disks; i++)
-        kit_add(k, "--disk-fd", l->disk_fds[i], false);
+    if (l->disk_fds && add_disks(g, l, k, e) < 0)
+        return -1;
     if (l->firmware_fd >= 0)
         kit_add(k, "--firmware-fd", l->firmware_fd, false);
     if (l->machine->firmware && l->machine->firmware->nvram_bytes &&
@@ -246,7 +265,7 @@ static void on_event(void *arg, const Ferry__Event *ev)
         fyd_vsock_connect(arg, ev->vsock_port, ev->vsock_id);
         return;
     }
-    if (ev->nics)
+    if (ev->nics || ev->disks)
         fyd_guest_ask_status(arg);
     fyd_guest_hv_state(arg, ev->state, ev->report, ev->exit_status);
 }

@@ -20,8 +20,9 @@ static const char usage[] =
     "  --libexec DIR         where ferry-hv and ferry-migrate are (next to ferryd)\n"
     "  --engine ENGINE       runs guests that arrive: kvm, soft, or auto (as on the host that they left, "
     "where it can be)\n"
-    "  --disks DIR           a folder that incoming guests' disks may be in (" FYD_DEFAULT_DISKS
-    "; repeat for more)\n"
+    "  --disks DIR|URI       a folder that incoming guests' disks may be in (" FYD_DEFAULT_DISKS
+    "; repeat for more),\n"
+    "                        or nbd://HOST, a server that they may be at\n"
     "  --memory-overcommit RATIO  how much may be promised to guests, of the host's memory (1.0)\n"
     "  --cpu-overcommit RATIO     vCPUs for each CPU before ferryd warns (4.0)\n"
     "  --foreground          stay in the foreground\n"
@@ -64,9 +65,10 @@ static int read_options(int argc, char **argv, struct fyd_options *o, bool *fore
             o->engine = optarg;
             break;
         case 'd':
-            if (optarg[0] != '/' || o->disk_folder_count == FYD_DISK_FOLDERS_MAX) {
-                fprintf(stderr, "ferryd: --disks %s: an absolute path, at most %d of them\n", optarg,
-                        FYD_DISK_FOLDERS_MAX);
+            if ((optarg[0] != '/' && strncmp(optarg, "nbd://", 6) != 0) ||
+                o->disk_folder_count == FYD_DISK_FOLDERS_MAX) {
+                fprintf(stderr, "ferryd: --disks %s: an absolute path or nbd://..., at most %d of them\n",
+                        optarg, FYD_DISK_FOLDERS_MAX);
                 return FY_EUSAGE;
             }
             o->disk_folders[o->disk_folder_count++] = optarg;

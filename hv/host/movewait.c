@@ -34,14 +34,9 @@ static bool is_arriving(struct fyd *d, const char *name)
            (g->state == FYD_G_RUNNING || g->state == FYD_G_PAUSED);
 }
 
-/* Its client is let go, and with it whatever the wait still owed it. */
+/* Its client is let go. Not in the list any more. */
 static void wait_free(struct fyd_move_wait *w)
 {
-    for (struct fyd_move_wait **p = &w->c->d->move_waits; *p; p = &(*p)->next)
-        if (*p == w) {
-            *p = w->next;
-            break;
-        }
     fy_watch_free(w->timer);
     fyd_client_release(w->c);
     ferry__api_request__free_unpacked(w->request, NULL);
@@ -51,6 +46,11 @@ static void wait_free(struct fyd_move_wait *w)
 static void go_on(void *arg)
 {
     struct fyd_move_wait *w = arg;
+    for (struct fyd_move_wait **p = &w->c->d->move_waits; *p; p = &(*p)->next)
+        if (*p == w) {
+            *p = w->next;
+            break;
+        }
     if (!w->c->gone)
         begin(w->c, w->request->migrate);
     wait_free(w);
@@ -65,8 +65,12 @@ void fyd_moves_look(struct fyd *d)
 
 void fyd_moves_free_all(struct fyd *d)
 {
-    while (d->move_waits)
-        wait_free(d->move_waits);
+    struct fyd_move_wait *next;
+    for (struct fyd_move_wait *w = d->move_waits; w; w = next) {
+        next = w->next;
+        wait_free(w);
+    }
+    d->move_waits = NULL;
 }
 
 static Ferry__ApiRequest *copy_request(const Ferry__ApiMigrate *op)

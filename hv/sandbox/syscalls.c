@@ -79,11 +79,11 @@ static const struct {
     CALL(epoll_wait, IO | MAIN | WORKER),
     CALL(epoll_pwait, IO | MAIN | WORKER),
     CALL(epoll_ctl, IO | MAIN | WORKER),
-    CALL(poll, IO | MAIN | WORKER),
-    CALL(ppoll, IO | MAIN | WORKER),
+    CALL(poll, ALL), /* likewise, of a disk with a server */
+    CALL(ppoll, ALL),
     CALL(eventfd2, IO | MAIN | WORKER),
     CALL(timerfd_create, IO | MAIN | WORKER),
-    CALL(timerfd_settime, IO | MAIN | WORKER),
+    CALL(timerfd_settime, ALL),
     CALL(fcntl, IO | MAIN | WORKER),
     CALL(epoll_create1, IO | MAIN | WORKER),
     /* disks, and guest memory by descriptor */

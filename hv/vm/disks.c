@@ -5,9 +5,12 @@
 #include <string.h>
 
 #include "hv/backend/file.h"
+#include "hv/backend/remote.h"
 #include "hv/base/io.h"
 #include "hv/dev/virtio_blk.h"
 #include "hv/vm/internal.h"
+
+#define HOLD_DEFAULT_S 60u
 
 static bool name_ok(const char *name)
 {
@@ -27,9 +30,9 @@ static void check_disk(const Ferry__Machine *d, size_t i, struct fy_err *why)
     for (size_t o = 0; o < i; o++)
         if (!strcmp(d->disks[o]->name, k->name))
             fy_reason_add(why, FY_EREFUSED, "two disks are named %.20s", k->name);
-    if (strcmp(k->format, "raw") != 0)
-        fy_reason_add(why, FY_EREFUSED, "disk %.20s: format \"%.20s\" is not known here (raw)", k->name,
-                      k->format);
+    if (strcmp(k->format, "raw") != 0 && strcmp(k->format, "qcow2") != 0)
+        fy_reason_add(why, FY_EREFUSED, "disk %.20s: format \"%.20s\" is not known here (raw, qcow2)",
+                      k->name, k->format);
     if (strcmp(k->cache, "writeback") != 0 && strcmp(k->cache, "none") != 0)
         fy_reason_add(why, FY_EREFUSED, "disk %.20s: cache \"%.20s\" is not known here (writeback or none)",
                       k->name, k->cache);
@@ -81,23 +84,51 @@ static void close_all(const int *fds, unsigned from, unsigned count)
     }
 }
 
-/* Open, and so lock, all files before any device has one. */
+/* Is it a ferry-blk that serves it? */
+static bool is_remote(const Ferry__Disk *k)
+{
+    return strcmp(k->format, "raw") != 0 || strncmp(k->source, "nbd", 3) == 0;
+}
+
+static struct fy_block *open_one(struct fy_machine *m, const Ferry__Disk *k, int fd, struct fy_err *e)
+{
+    char name[160];
+    snprintf(name, sizeof name, "disk %s (%s)", k->name, k->source);
+    if (is_remote(k)) {
+        struct fy_remote_config c = {.name = name,
+                                     .bytes = k->bytes,
+                                     .read_only = k->read_only,
+                                     .hold_ns = (k->hold_s ? k->hold_s : HOLD_DEFAULT_S) * 1000000000ull,
+                                     .gmem = m->gmem,
+                                     .lost = m->disk_lost,
+                                     .arg = m->arg};
+        return fy_remote_new(fd, &c, e);
+    }
+    struct fy_file_config c = {.name = name, .read_only = k->read_only};
+    struct fy_block *b = fy_file_open(fd, &c, e);
+    if (b && b->bytes != k->bytes) {
+        fy_fail(e, FY_EREFUSED, "%s has %llu bytes here, the guest's disk %llu", name,
+                (unsigned long long)b->bytes, (unsigned long long)k->bytes);
+        b->ops->free(b);
+        b = NULL;
+    }
+    return b;
+}
+
+/* Open, and so lock, all of them before any device has one. Servers are asked all at once, then waited for.
+ */
 static int open_all(struct fy_machine *m, const int *fds, struct fy_block **blocks, struct fy_err *e)
 {
     for (unsigned i = 0; i < m->disk_count; i++) {
-        const Ferry__Disk *k = m->desc->disks[i];
-        char name[160];
-        snprintf(name, sizeof name, "disk %s (%s)", k->name, k->source);
-        struct fy_file_config c = {.name = name, .read_only = k->read_only};
-        blocks[i] = fy_file_open(fds[i], &c, e);
-        if (blocks[i] && blocks[i]->bytes != k->bytes)
-            fy_fail(e, FY_EREFUSED, "%s has %llu bytes here, the guest's disk %llu", name,
-                    (unsigned long long)blocks[i]->bytes, (unsigned long long)k->bytes);
-        else if (blocks[i])
+        blocks[i] = open_one(m, m->desc->disks[i], fds[i], e);
+        if (blocks[i])
             continue;
         close_all(fds, i + 1, m->disk_count);
         return -1;
     }
+    for (unsigned i = 0; i < m->disk_count; i++)
+        if (blocks[i]->ops->take(blocks[i], e) < 0)
+            return -1;
     return 0;
 }
 
@@ -123,24 +154,93 @@ int fy_machine_take_disks(struct fy_machine *m, const int *fds, unsigned count, 
     return r;
 }
 
+static int take(struct fy_block *b, void *arg, struct fy_err *e)
+{
+    (void)arg;
+    return b->ops->take(b, e);
+}
+
 int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e)
 {
-    for (unsigned i = 0; i < m->disk_count; i++) {
-        struct fy_block *b = fy_virtio_blk_backend(m->disks[i]);
-        if (b && b->ops->take(b, e) < 0)
+    for (unsigned i = 0; i < m->disk_count; i++)
+        if (fy_virtio_blk_with(m->disks[i], take, NULL, e) < 0)
             return -1;
-    }
     return 0;
+}
+
+static int give_up(struct fy_block *b, void *arg, struct fy_err *e)
+{
+    (void)arg;
+    return b->ops->give_up(b, e);
 }
 
 int fy_machine_release_disks(struct fy_machine *m, struct fy_err *e)
 {
-    for (unsigned i = 0; i < m->disk_count; i++) {
-        struct fy_block *b = fy_virtio_blk_backend(m->disks[i]);
-        if (b && b->ops->give_up(b, e) < 0)
+    for (unsigned i = 0; i < m->disk_count; i++)
+        if (fy_virtio_blk_with(m->disks[i], give_up, NULL, e) < 0)
             return -1;
-    }
     return 0;
+}
+
+static int ready(struct fy_block *b, void *arg, struct fy_err *e)
+{
+    const Ferry__Disk *k = arg;
+    struct fy_remote_status s;
+    if (fy_remote_status(b, &s) && s.waits)
+        return fy_fail(e, FY_ESTATE, "disk %s (%s): %u requests wait for its server, and would be lost: %s",
+                       k->name, k->source, s.waits, *s.why ? s.why : "it does not answer");
+    return 0;
+}
+
+int fy_machine_disks_quiet(struct fy_machine *m, struct fy_err *e)
+{
+    for (unsigned i = 0; i < m->disk_count; i++)
+        if (fy_virtio_blk_with(m->disks[i], ready, m->desc->disks[i], e) < 0)
+            return -1;
+    return 0;
+}
+
+static int attach(struct fy_block *b, void *arg, struct fy_err *e)
+{
+    struct fy_remote_status s;
+    int *fd = arg;
+    if (!fy_remote_status(b, &s))
+        return fy_fail(e, FY_EUSAGE, "this disk is a file");
+    int sock = *fd;
+    *fd = -1;
+    return fy_remote_attach(b, sock, e);
+}
+
+int fy_machine_attach_disk(struct fy_machine *m, unsigned i, int sock, struct fy_err *e)
+{
+    int r = i < m->disk_count ? fy_virtio_blk_with(m->disks[i], attach, &sock, e)
+                              : fy_fail(e, FY_ENOTFOUND, "this guest has no disk%u", i);
+    fy_close(&sock);
+    return r;
+}
+
+static int status(struct fy_block *b, void *arg, struct fy_err *e)
+{
+    struct fy_machine_disk *s = arg;
+    struct fy_remote_status r;
+    (void)e;
+    if (!fy_remote_status(b, &r))
+        return 0;
+    *s = (struct fy_machine_disk){.served = true, .process = r.process, .up = r.up, .waits = r.waits};
+    snprintf(s->why, sizeof s->why, "%s", r.up ? "" : r.why);
+    return 0;
+}
+
+bool fy_machine_disk_status(struct fy_machine *m, unsigned i, struct fy_machine_disk *s)
+{
+    *s = (struct fy_machine_disk){.up = true};
+    if (i >= m->disk_count)
+        return false;
+    s->id = m->disks[i]->id;
+    const char *id = s->id;
+    fy_virtio_blk_with(m->disks[i], status, s, NULL);
+    s->id = id;
+    return true;
 }
 
 void fy_machine_write_back(struct fy_machine *m)

@@ -40,6 +40,7 @@ struct fy_machine {
     struct fy_device *nics[FY_NICS_MAX];
     int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX]; /* not yet a backend's */
     void (*nic_lost)(void *arg);
+    void (*disk_lost)(void *arg);
     struct fy_device *disks[FY_DISKS_MAX];
     unsigned disk_count;
     struct fy_conlog *conlog; /* NULL: none */
@@ -97,6 +98,8 @@ void fy_machine_request_end(struct fy_machine *m, enum fy_end end, int status, c
 
 /* disks.c */
 int fy_machine_make_disks(struct fy_machine *m, struct fy_err *e);
+/* FY_ESTATE: requests stand that no state would have. Paused. */
+int fy_machine_disks_quiet(struct fy_machine *m, struct fy_err *e);
 /* What in the description's disks cannot be. Pure. */
 void fy_machine_check_disks(const Ferry__Machine *d, struct fy_err *why);
 

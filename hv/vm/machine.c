@@ -272,6 +272,7 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     if (c->nic_fds)
         memcpy(m->nic_fds, c->nic_fds, sizeof m->nic_fds);
     m->nic_lost = c->nic_lost;
+    m->disk_lost = c->disk_lost;
     pthread_mutex_init(&m->lock, NULL);
     pthread_cond_init(&m->wake, NULL);
     pthread_cond_init(&m->parked, NULL);

@@ -46,6 +46,8 @@ struct fy_machine_config {
     void (*console_out)(void *arg, const uint8_t *buf, size_t len);
     /* Optional: a network card has lost its backend. Any thread, a device's lock held. */
     void (*nic_lost)(void *arg);
+    /* Optional: a disk has lost its ferry-blk. Likewise. */
+    void (*disk_lost)(void *arg);
     /* The console takes input again. Any thread. */
     void (*console_room)(void *arg);
     /* The guest has ended itself (fy_machine_end is not FY_END_NONE); all vCPUs are parked. Main thread. */
@@ -84,6 +86,19 @@ int fy_machine_lock_disks(struct fy_machine *m, struct fy_err *e);
 /* Begin to make durable what was written to the disks; does not wait. */
 void fy_machine_write_back(struct fy_machine *m);
 bool fy_machine_has_disks(const struct fy_machine *m);
+
+struct fy_machine_disk {
+    const char *id; /* the machine's */
+    bool served;    /* by a ferry-blk; of a file the rest stays as it is */
+    bool process, up;
+    unsigned waits; /* requests that are not done */
+    char why[256];  /* it is not up */
+};
+/* Of disk i; false when there is none. Main thread. */
+bool fy_machine_disk_status(struct fy_machine *m, unsigned i, struct fy_machine_disk *s);
+/* Disk i gets another ferry-blk, at the other end of sock, which is taken over, also on failure. FY_ESTATE
+ * while it has one. Main thread. */
+int fy_machine_attach_disk(struct fy_machine *m, unsigned i, int sock, struct fy_err *e);
 struct fy_loop *fy_machine_loop(struct fy_machine *m);
 
 /* Load the kernel and set the vCPUs to its entry; also after a reset. FY_EUNSUPPORTED where there is no

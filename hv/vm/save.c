@@ -109,6 +109,8 @@ static int add_chips(struct fy_machine *m, struct parts *p, struct fy_err *e)
 int fy_machine_save(struct fy_machine *m, uint8_t **buf, size_t *len, struct fy_err *e)
 {
     struct parts p = {.room = m->vcpus + FY_DEVICES_MAX + 8};
+    if (fy_machine_disks_quiet(m, e) < 0)
+        return -1;
     ferry__state_file__init(&p.file);
     p.file.revision = m->desc->revision;
     p.file.parts = calloc(p.room, sizeof *p.file.parts);

@@ -125,6 +125,7 @@ class Host:
         self.name = name
         self.address = address
         self.netns = netns
+        self.ip = address.split(":")[0]
         self.root = os.path.join(pair.folder, name)
         os.makedirs(self.root, mode=0o700)
         self.daemon = None
@@ -146,7 +147,7 @@ class Host:
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
                 self.command(*self.wrapper, os.path.join(self.pair.bin, "ferryd"), "--root", self.root, "--listen", self.listen(),
-                              "--engine", self.engine, "--disks", self.pair.disks, *self.options, "--foreground"),
+                              "--engine", self.engine, "--disks", self.pair.disks, *self.pair.more_disks, *self.options, "--foreground"),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
         if wait:
             wait_for(f"{self.name}'s daemon", 10, self.answers)
@@ -247,13 +248,14 @@ class Host:
 class Pair:
     """Two paired hosts, "alpha" and "beta"."""
 
-    def __init__(self, build, paired=True, namespaces=None):
+    def __init__(self, build, paired=True, namespaces=None, disks=()):
         self.bin = os.path.join(os.path.abspath(build), "bin")
         self.guests = os.path.join(os.path.abspath(build), "tests", "guests")
         self.folder = tempfile.mkdtemp(prefix="ferry-")
         self.consoles = []
         self.disks = os.path.join(self.folder, "disks")  # shared storage, at the same path on both hosts
         os.makedirs(self.disks)
+        self.more_disks = [w for uri in disks for w in ("--disks", uri)]  # servers that incoming guests' disks may be at
         self.namespaces = namespaces_work() if namespaces is None else namespaces
         tag = str(os.getpid() % 100000)
         self.net = [f"fa{tag}", f"fb{tag}"] if self.namespaces else [None, None]

@@ -43,6 +43,7 @@ DOORS = {
     r"lz4.*\.h": ["migrate/codec_lz4.c"],
     r"zstd.*\.h": ["migrate/codec_zstd.c"],
     r"slirp/.*": ["hv/backend/net_slirp.c"],
+    r"libnbd\.h": ["hv/backend/blk_nbd.c"],
     r"liburing\.h": ["hv/backend/file_uring.c"],
     r"cmocka\.h": ["tests/"],
 }

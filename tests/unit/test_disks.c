@@ -80,10 +80,18 @@ static void words(void **state)
         {"%s/allowed/a.img,queues=17", false, false, "", "", "", 0},
         {"%s/allowed/a.img,name=", false, false, "", "", "", 0},
         {"%s/allowed/a.img,name=123456789012345678901", false, false, "", "", "", 0},
-        {"%s/allowed/a.img,format=qcow2", false, false, "", "", "", 0},
+        {"%s/allowed/a.img,format=qcow2", true, false, "", "", "qcow2", 0},
+        {"%s/allowed/a.img,format=vmdk", false, false, "", "", "", 0},
+        {"%s/allowed/a.img,hold=5", true, false, "", "", "raw", 0},
+        {"%s/allowed/a.img,hold=0", false, false, "", "", "", 0},
+        {"%s/allowed/a.img,hold=86401", false, false, "", "", "", 0},
         {"%s/allowed/a.img,", false, false, "", "", "", 0},
         {"%s/allowed/a.img,rw", false, false, "", "", "", 0},
-        {"nbd://host/%s.img", false, false, "", "", "", 0},
+        {"nbd://host%s/x,ro,name=n", true, true, "n", "", "raw", 0},
+        {"nbd://host%s/x,format=qcow2", false, false, "", "", "", 0},
+        {"nbd:///%s.img", false, false, "", "", "", 0},
+        {"http://host/%s.img", false, false, "", "", "", 0},
+        {"%s/none.qcow2", false, false, "", "", "", 0},
         {",ro%.0s", false, false, "", "", "", 0},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -100,7 +108,8 @@ static void words(void **state)
             assert_string_equal(d.cache, all[i].cache);
             assert_string_equal(d.format, all[i].format);
             assert_int_equal(d.queues, all[i].queues);
-            assert_true(d.source[0] == '/' && !strstr(d.source, ".."));
+            assert_true((d.source[0] == '/' || !strncmp(d.source, "nbd://host", 10)) &&
+                        !strstr(d.source, ".."));
         } else {
             assert_true(e.text[0]);
         }
