@@ -14,10 +14,11 @@ static void take_log(void *arg, const Ferry__ApiReply *r, int *fds, int nfds)
 {
     (void)r;
     int *log = arg;
-    if (nfds == 1 && *log < 0) {
-        *log = fds[0];
-        fds[0] = -1;
-    }
+    for (int i = 0; i < nfds && i < 2; i++)
+        if (log[i] < 0) {
+            log[i] = fds[i];
+            fds[i] = -1;
+        }
 }
 
 /* A line as it is, or as an object. */
@@ -86,28 +87,60 @@ static int follow(struct cli *c, FILE *f, int log)
     return 0;
 }
 
+/* What is kept of the console, as the guest wrote it. */
+static int print_console(struct cli *c, int *log)
+{
+    enum { PIECE = 65536 };
+    char *buf = malloc(PIECE);
+    int code = buf ? 0 : cli_fail(c, FY_ERESOURCE, "no memory");
+    for (int i = 0; i < 2 && code == 0; i++) {
+        ssize_t n = 0;
+        if (log[i] < 0)
+            code = cli_fail(c, FY_ECORRUPT, "the daemon gave no log");
+        while (code == 0 && (n = read(log[i], buf, PIECE)) > 0)
+            fwrite(buf, 1, (size_t)n, stdout);
+        if (n < 0)
+            code = cli_fail(c, FY_EFAIL, "cannot read the log: %s", strerror(errno));
+    }
+    free(buf);
+    fflush(stdout);
+    fy_close(&log[0]);
+    fy_close(&log[1]);
+    return code;
+}
+
 int verb_logs(struct cli *c)
 {
-    static const struct option longs[] = {
-        {"follow", no_argument, NULL, 'f'}, {"previous", no_argument, NULL, 'p'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"follow", no_argument, NULL, 'f'},
+                                          {"previous", no_argument, NULL, 'p'},
+                                          {"console", no_argument, NULL, 'c'},
+                                          {NULL, 0, NULL, 0}};
     Ferry__ApiLogs op = FERRY__API_LOGS__INIT;
     bool on = false;
-    int code = 0, o, log = -1;
+    int code = 0, o, logs[2] = {-1, -1};
     while ((o = cli_option(c, "f", longs, &code)) != -1) {
         if (o == -2)
             return code;
         on |= o == 'f';
         op.previous |= o == 'p';
+        op.console |= o == 'c';
     }
-    if ((code = cli_operands(c, 1, "NAME [-f] [--previous]")) != 0)
+    if ((code = cli_operands(c, 1, "NAME [-f] [--previous] [--console]")) != 0)
         return code;
+    if (op.console && (on || op.previous || c->json))
+        return cli_fail(c, FY_EUSAGE,
+                        "--console prints what is kept of the console as it is (`vmctl console` follows it)");
     Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
     op.name = (char *)(uintptr_t)c->name;
     req.op_case = FERRY__API_REQUEST__OP_LOGS;
     req.logs = &op;
-    struct cli_request r = {.req = &req, .on_reply = take_log, .arg = &log};
+    struct cli_request r = {.req = &req, .on_reply = take_log, .arg = logs};
     if ((code = cli_call(c, &r)) != 0)
         return code;
+    if (op.console)
+        return print_console(c, logs);
+    int log = logs[0];
+    fy_close(&logs[1]);
     FILE *f = log < 0 ? NULL : fdopen(log, "r");
     if (!f) {
         fy_close(&log);

@@ -20,7 +20,7 @@ const struct cli_verb cli_verbs[] = {
     {"reset", verb_reset, "NAME", "press its reset button"},
     {"wait", verb_wait, "NAME", "wait until it has ended"},
     {"dirty-rate", verb_dirty_rate, "NAME [--interval T]", "how fast it writes memory"},
-    {"logs", verb_logs, "NAME [-f] [--previous]", "what its hypervisor logged"},
+    {"logs", verb_logs, "NAME [-f] [--previous] [--console]", "what its hypervisor logged, or its console"},
     {"migrate", verb_migrate, "NAME HOST [options]", "move it to another host while it runs"},
     {"job", verb_job, "list|show|wait|cancel|set|resolve", "moves under way and past"},
     {"host", verb_host, "init|invite|join|list|remove", "this host and those it trusts"},

@@ -23,6 +23,7 @@ enum {
     OPT_PAUSED,
     OPT_NO_RNG,
     OPT_VSOCK,
+    OPT_VCONSOLE,
     OPT_HERE,
     OPT_MERGE
 };
@@ -46,6 +47,7 @@ const struct option cli_start_options[] = {
     {"net", optional_argument, NULL, 'n'},
     {"no-rng", no_argument, NULL, OPT_NO_RNG},
     {"vsock", optional_argument, NULL, OPT_VSOCK},
+    {"virtio-console", no_argument, NULL, OPT_VCONSOLE},
     {"here", no_argument, NULL, OPT_HERE},
     {"memory-merge", no_argument, NULL, OPT_MERGE},
     {NULL, 0, NULL, 0},
@@ -150,6 +152,9 @@ int cli_start_option(struct cli *c, struct cli_start *s, int o)
         return add_nic(c, s);
     case OPT_NO_RNG:
         s->op.no_rng = true;
+        break;
+    case OPT_VCONSOLE:
+        s->op.virtio_console = true;
         break;
     case OPT_HERE:
         s->op.here = true;

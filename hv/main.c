@@ -40,7 +40,8 @@ enum {
     FIRMWARE,
     NVRAM,
     FD_COUNT,
-    DISK
+    DISK,
+    CONSOLE_LOG
 };
 
 struct options {
@@ -48,6 +49,8 @@ struct options {
     int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX];
     int disk_fds[FY_DISKS_LIMIT];
     unsigned disk_count;
+    int console_log_fds[2];
+    unsigned console_logs;
     bool incoming, paused, check, probe;
 };
 
@@ -60,15 +63,16 @@ struct hv {
     uint32_t layers; /* of isolation */
 };
 
-static const char usage[] = "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
-                            "N --runlog-fd N --ready-fd N\n"
-                            "                [--kernel-fd N] [--initrd-fd N] [--firmware-fd N] [--nvram-fd "
-                            "N] [--disk-fd N]... [--vsock-fd N] [--nic-fd "
-                            "CARD.QUEUE=N]... [--incoming] "
-                            "[--paused]\n"
-                            "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
-                            "       ferry-hv --probe --kvm-fd N\n"
-                            "ferryd starts this program; docs/spec/control.md describes it.\n";
+static const char usage[] =
+    "usage: ferry-hv --config-fd N --control-fd N --kvm-fd N --mem-fd N --mem-ro-fd "
+    "N --runlog-fd N --ready-fd N\n"
+    "                [--kernel-fd N] [--initrd-fd N] [--firmware-fd N] [--nvram-fd "
+    "N] [--console-log-fd N --console-log-fd N] [--disk-fd N]... [--vsock-fd N] [--nic-fd "
+    "CARD.QUEUE=N]... [--incoming] "
+    "[--paused]\n"
+    "       ferry-hv --check --config-fd N --kvm-fd N --ready-fd N\n"
+    "       ferry-hv --probe --kvm-fd N\n"
+    "ferryd starts this program; docs/spec/control.md describes it.\n";
 
 /* "CARD.QUEUE=N" */
 static int parse_nic(const char *text, struct options *o)
@@ -87,16 +91,27 @@ static int parse_nic(const char *text, struct options *o)
 static int parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"config-fd", 1, NULL, CONFIG}, {"control-fd", 1, NULL, CONTROL},
-        {"kvm-fd", 1, NULL, KVM},       {"mem-fd", 1, NULL, MEM},
-        {"mem-ro-fd", 1, NULL, MEM_RO}, {"runlog-fd", 1, NULL, RUNLOG},
-        {"ready-fd", 1, NULL, READY},   {"kernel-fd", 1, NULL, KERNEL},
-        {"initrd-fd", 1, NULL, INITRD}, {"firmware-fd", 1, NULL, FIRMWARE},
-        {"nvram-fd", 1, NULL, NVRAM},   {"disk-fd", 1, NULL, DISK},
-        {"vsock-fd", 1, NULL, VSOCK},   {"incoming", 0, NULL, 'i'},
-        {"paused", 0, NULL, 'p'},       {"check", 0, NULL, 'c'},
-        {"probe", 0, NULL, 'q'},        {"version", 0, NULL, 'v'},
-        {"nic-fd", 1, NULL, 'n'},       {NULL, 0, NULL, 0},
+        {"config-fd", 1, NULL, CONFIG},
+        {"control-fd", 1, NULL, CONTROL},
+        {"kvm-fd", 1, NULL, KVM},
+        {"mem-fd", 1, NULL, MEM},
+        {"mem-ro-fd", 1, NULL, MEM_RO},
+        {"runlog-fd", 1, NULL, RUNLOG},
+        {"ready-fd", 1, NULL, READY},
+        {"kernel-fd", 1, NULL, KERNEL},
+        {"initrd-fd", 1, NULL, INITRD},
+        {"firmware-fd", 1, NULL, FIRMWARE},
+        {"nvram-fd", 1, NULL, NVRAM},
+        {"disk-fd", 1, NULL, DISK},
+        {"vsock-fd", 1, NULL, VSOCK},
+        {"incoming", 0, NULL, 'i'},
+        {"paused", 0, NULL, 'p'},
+        {"check", 0, NULL, 'c'},
+        {"probe", 0, NULL, 'q'},
+        {"version", 0, NULL, 'v'},
+        {"nic-fd", 1, NULL, 'n'},
+        {"console-log-fd", 1, NULL, CONSOLE_LOG},
+        {NULL, 0, NULL, 0},
     };
     for (int i = 0; i < FD_COUNT; i++)
         o->fd[i] = -1;
@@ -125,7 +140,8 @@ static int parse_options(int argc, char **argv, struct options *o)
             puts(FERRY_VERSION);
             exit(0);
         default:
-            if (c < 0 || c > DISK || (c == DISK && o->disk_count == FY_DISKS_LIMIT))
+            if (c < 0 || c > CONSOLE_LOG || (c == DISK && o->disk_count == FY_DISKS_LIMIT) ||
+                (c == CONSOLE_LOG && o->console_logs == 2))
                 return -1;
             errno = 0;
             long n = strtol(optarg, &end, 10);
@@ -134,11 +150,13 @@ static int parse_options(int argc, char **argv, struct options *o)
             fy_set_cloexec((int)n, true);
             if (c == DISK)
                 o->disk_fds[o->disk_count++] = (int)n;
+            else if (c == CONSOLE_LOG)
+                o->console_log_fds[o->console_logs++] = (int)n;
             else
                 o->fd[c] = (int)n;
         }
     }
-    return optind == argc ? 0 : -1;
+    return optind == argc && o->console_logs != 1 ? 0 : -1;
 }
 
 static Ferry__Machine *read_config(int fd, struct fy_err *e)
@@ -362,6 +380,7 @@ static int build(struct hv *h, struct options *o, uint64_t *prealloc_ns, struct 
             .firmware_fd = o->fd[FIRMWARE],
             .nvram_fd = o->fd[NVRAM],
             .runlog_fd = o->fd[RUNLOG],
+            .console_log_fds = {o->console_logs ? o->console_log_fds[0] : -1, o->console_log_fds[1]},
             .nic_fds = o->nic_fds,
             .nic_lost = on_nic_lost,
             .disk_lost = on_disk_lost,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 ferry_unit_test(test_serial ferry_dev ferry_mem ferry_base)
+ferry_unit_test(test_console ferry_dev ferry_mem ferry_base)
 ferry_unit_test(test_rtc ferry_dev ferry_mem ferry_base)
 ferry_unit_test(test_pm ferry_dev ferry_mem ferry_base)
 ferry_unit_test(test_fwcfg ferry_dev ferry_mem ferry_base)

@@ -26,3 +26,4 @@ target_link_libraries(tracker PRIVATE ferry_control_client ferry_proto ferry_bas
 set_target_properties(tracker PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 ferry_unit_test(test_fwkernel ferry_vm ferry_dev ferry_mem ferry_base)
 ferry_unit_test(test_net ferry_vm ferry_backend ferry_dev ferry_mem ferry_base)
+ferry_unit_test(test_conlog ferry_vm ferry_base)

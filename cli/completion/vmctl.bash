@@ -62,9 +62,9 @@ _vmctl()
     if [[ $cur == -* ]]; then
         words='--json --socket --help'
         case $verb in
-        start) words+=' --console --memory --cpus --kernel --initrd --append --firmware --disk --net --vsock --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused --here' ;;
-        create) words+=' --file --replace --autostart --restart --memory --cpus --kernel --initrd --append --firmware --disk --net --vsock --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring' ;;
-        logs) words+=' --follow --previous' ;;
+        start) words+=' --console --memory --cpus --kernel --initrd --append --firmware --disk --net --vsock --virtio-console --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring --paused --here' ;;
+        create) words+=' --file --replace --autostart --restart --memory --cpus --kernel --initrd --append --firmware --disk --net --vsock --virtio-console --cpu-model --engine --prealloc --hugepages --debug-exit --dirty-ring' ;;
+        logs) words+=' --follow --previous --console' ;;
         migrate) words+=' --plan --max-downtime --deadline --on-miss --channels --compress --max-bandwidth --plaintext --verify --paused --detach' ;;
         stop) words+=' --force --wait' ;;
         dirty-rate) words+=' --interval' ;;

@@ -81,7 +81,9 @@ struct fy_answer {
         Ferry__ConsoleAttachReply console_attach;
         Ferry__BalloonReply balloon;
         Ferry__StatsReply stats;
+        Ferry__GenerationReply generation;
     } u;
+    uint8_t generation_id[16];
     uint64_t balloon_stats[FY_BALLOON_STATS];
     Ferry__DeviceStats devices[FY_DEVICES_MAX], *device_list[FY_DEVICES_MAX];
     Ferry__SlotInfo slots[FY_SLOTS_MAX];
@@ -113,6 +115,7 @@ void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply
 void fy_status_disks(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
 int fy_op_disk(struct fy_server *s, const Ferry__DiskRequest *op, const int *fds, int nfds, struct fy_err *e);
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
+int fy_op_generation(struct fy_server *s, bool change, struct fy_answer *a, struct fy_err *e);
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,
                   struct fy_err *e);
 void fy_trackers_close(struct fy_conn *c);

@@ -266,6 +266,8 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
         return fy_op_stats(s, a, e);
     case FERRY__REQUEST__OP_BALLOON:
         return fy_op_balloon(s, q->balloon, a, e);
+    case FERRY__REQUEST__OP_GENERATION:
+        return fy_op_generation(s, q->generation->change, a, e);
     case FERRY__REQUEST__OP_NIC:
         if (fy_op_nic(s, q->nic, fds, nfds, e) < 0)
             return -1;

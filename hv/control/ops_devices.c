@@ -37,6 +37,21 @@ int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct f
     return 0;
 }
 
+int fy_op_generation(struct fy_server *s, bool change, struct fy_answer *a, struct fy_err *e)
+{
+    Ferry__GenerationReply *r = &a->u.generation;
+    if (change && fy_machine_running(s->m))
+        return fy_fail(e, FY_ESTATE, "a guest that runs is no copy: pause it first");
+    if ((change && fy_machine_new_generation(s->m, e) < 0) ||
+        fy_machine_generation(s->m, a->generation_id, e) < 0)
+        return -1;
+    ferry__generation_reply__init(r);
+    r->id = (ProtobufCBinaryData){sizeof a->generation_id, a->generation_id};
+    a->resp.op_case = FERRY__RESPONSE__OP_GENERATION;
+    a->resp.generation = r;
+    return 0;
+}
+
 static int find_nic(struct fy_server *s, const char *id, struct fy_err *e)
 {
     for (unsigned i = 0; i < fy_machine_nics(s->m); i++)

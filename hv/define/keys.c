@@ -26,6 +26,7 @@ static const struct fy_def_key keys[] = {
     {"debug-exit", FY_DEF_BOOL, 0, 0, 0, NULL, "debug_exit"},
     {"dirty-ring", FY_DEF_NUMBER, 1024, 65536, 0, NULL, "dirty_ring"},
     {"no-rng", FY_DEF_BOOL, 0, 0, 0, NULL, "no_rng"},
+    {"virtio-console", FY_DEF_BOOL, 0, 0, 0, NULL, "virtio_console"},
     {"vsock", FY_DEF_NUMBER, 3, UINT32_MAX - 1, 0, NULL, "vsock_cid"},
     {"disks", FY_DEF_PATHS, 0, 0, 0, NULL, "disks"},
     {"nets", FY_DEF_LIST, 0, 0, 0, NULL, "nics"},

@@ -11,6 +11,8 @@
 #include "hv/base/loop.h"
 #include "hv/mem/bus.h"
 
+#define FY_CONSOLE_LOW 256 /* bytes of room below which a transmitter is busy */
+
 /* The machine's side. Every function may be called from any thread, also with the device's lock held;
  * none calls back into the device. */
 struct fy_dev_host {
@@ -21,13 +23,17 @@ struct fy_dev_host {
     uint64_t (*guest_ns)(void *arg);
     /* Host CLOCK_REALTIME in seconds, for the RTC. */
     int64_t (*realtime_s)(void *arg);
-    /* Bytes that the guest wrote to its console. */
-    void (*console_out)(void *arg, const uint8_t *buf, size_t len);
+    /* Bytes that the guest wrote to its console. Returns how many were taken: fewer while output is held and
+     * the room for it is full. */
+    size_t (*console_out)(void *arg, const uint8_t *buf, size_t len);
+    /* How many bytes console_out takes now. NULL: any number. When it was less than FY_CONSOLE_LOW and is no
+     * longer, the machine says so to the chips that put out. */
+    size_t (*console_out_room)(void *arg);
     /* The guest asks for power-off, a reset, or (debug exit) to end with a status. */
     void (*power_off)(void *arg);
     void (*reset)(void *arg);
     void (*exit)(void *arg, int status);
-    /* Optional (NULL allowed): fy_serial_input has room again. Called without the device's lock. */
+    /* Optional (NULL allowed): fy_serial_input or the virtio console has room again. */
     void (*console_room)(void *arg);
     /* Optional: host CLOCK_REALTIME in ns, of which realtime_s are the whole seconds. */
     uint64_t (*realtime_ns)(void *arg);

@@ -39,7 +39,7 @@ bool fy_gate_pass(struct fy_gate *g, struct fy_gate_item *item)
     if (!g)
         return true;
     pthread_mutex_lock(&g->lock);
-    bool now = !g->holding && !g->letting_out;
+    bool now = !g->holding && !g->letting_out && !g->first;
     if (!now) {
         item->next = NULL;
         item->epoch = g->holding ? g->epoch : 0;
@@ -125,6 +125,14 @@ bool fy_gate_holding(struct fy_gate *g)
     bool holding = g->holding;
     pthread_mutex_unlock(&g->lock);
     return holding;
+}
+
+uint64_t fy_gate_epoch(struct fy_gate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    uint64_t epoch = g->holding ? g->epoch : 0;
+    pthread_mutex_unlock(&g->lock);
+    return epoch;
 }
 
 uint64_t fy_gate_kept(struct fy_gate *g)

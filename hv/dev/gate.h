@@ -55,6 +55,8 @@ void fy_gate_discard(struct fy_gate *g);
 
 /* Is it held, and how many items are kept? Any thread. */
 bool fy_gate_holding(struct fy_gate *g);
+/* The epoch to which what comes now belongs; 0 while the gate is open. Any thread. */
+uint64_t fy_gate_epoch(struct fy_gate *g);
 uint64_t fy_gate_kept(struct fy_gate *g);
 
 #endif

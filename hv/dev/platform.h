@@ -26,7 +26,11 @@
 #define FY_PCI_WINDOW2 0xfe000000u /* and between ECAM and the I/O APIC, where SeaBIOS begins */
 #define FY_PCI_WINDOW2_END 0xfec00000u
 #define FY_PCI_ASSIGN 0xf0000000u /* where BARs are put for a boot without firmware */
-#define FY_GSI_INTX 16            /* to 19 */
+#define FY_PORT_GPE0 0x620        /* GPE0_BLK: a byte of status, a byte of enables */
+#define FY_GPE_VMGENID 0          /* general-purpose events, by bit */
+#define FY_VMGENID_ADDRESS 0xfed10000u
+#define FY_VMGENID_WINDOW 4096
+#define FY_GSI_INTX 16 /* to 19 */
 /* PCI slots: a device's is a function of what it is, not of what else there is. 0 and 1 are the platform's.
  */
 #define FY_SLOT_RNG 2

@@ -2,7 +2,7 @@
 /* ACPI fixed hardware (ACPI 6.4 section 4.8): PM1 event and control blocks, PM timer, power button, SCI; the
  * reset register at 0xcf9; and of the i8042 only its reset command. The machine is always in ACPI mode
  * (FADT SMI_CMD is 0), so SCI_EN stands. The PM timer's overflow interrupt is not implemented: TMR_EN reads
- * 0. */
+ * 0. From machine revision 2 on a block of eight general-purpose events. */
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -38,11 +38,14 @@ struct pm {
     const struct fy_dev_host *host;
     uint16_t status, enable, control;
     uint8_t reset_latch;
+    bool has_events; /* the two below are there */
+    uint8_t gpe_status, gpe_enable;
 };
 
 static void update_sci(struct pm *p)
 {
-    p->host->irq(p->host->arg, FY_GSI_SCI, p->status & p->enable & EN_PWRBTN);
+    p->host->irq(p->host->arg, FY_GSI_SCI,
+                 (p->status & p->enable & EN_PWRBTN) || (p->gpe_status & p->gpe_enable));
 }
 
 static uint32_t pm_timer(const struct pm *p)
@@ -143,6 +146,31 @@ static void reset_write(void *dev, uint64_t offset, unsigned size, uint64_t valu
         p->host->reset(p->host->arg);
 }
 
+static uint64_t gpe_read(void *dev, uint64_t offset, unsigned size)
+{
+    struct pm *p = dev;
+    pthread_mutex_lock(&p->lock);
+    uint64_t block = p->gpe_status | (uint64_t)p->gpe_enable << 8;
+    pthread_mutex_unlock(&p->lock);
+    block >>= 8 * offset;
+    return size == 1 ? block & 0xff : block;
+}
+
+static void gpe_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct pm *p = dev;
+    pthread_mutex_lock(&p->lock);
+    for (unsigned i = 0; i < size; i++) {
+        uint8_t byte = (uint8_t)(value >> (8 * i));
+        if (offset + i == 0)
+            p->gpe_status &= (uint8_t)~byte; /* write one to clear */
+        else if (offset + i == 1)
+            p->gpe_enable = byte;
+    }
+    update_sci(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
 static uint64_t i8042_read(void *dev, uint64_t offset, unsigned size)
 {
     (void)dev;
@@ -169,6 +197,15 @@ void fy_pm_power_button(struct fy_device *pm)
     pthread_mutex_unlock(&p->lock);
 }
 
+void fy_pm_event(struct fy_device *pm, unsigned bit)
+{
+    struct pm *p = pm->dev;
+    pthread_mutex_lock(&p->lock);
+    p->gpe_status |= (uint8_t)(1u << bit);
+    update_sci(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
 static int pm_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
 {
     struct pm *p = dev;
@@ -178,6 +215,8 @@ static int pm_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
     m.pm1_enable = p->enable;
     m.pm1_control = p->control;
     m.reset_latch = p->reset_latch;
+    m.gpe_status = p->gpe_status;
+    m.gpe_enable = p->gpe_enable;
     pthread_mutex_unlock(&p->lock);
     return fy_state_pack(&m.base, buf, len, e);
 }
@@ -199,7 +238,9 @@ static int pm_load(void *dev, const uint8_t *buf, size_t len, struct fy_err *e)
     protobuf_c_message_free_unpacked(msg, NULL);
     if (check("pm1_status", m.pm1_status, STS_MASK, e) || check("pm1_enable", m.pm1_enable, EN_MASK, e) ||
         check("pm1_control", m.pm1_control, CNT_SLP_TYP | CNT_SCI_EN, e) ||
-        check("reset_latch", m.reset_latch, RESET_MASK, e))
+        check("reset_latch", m.reset_latch, RESET_MASK, e) ||
+        check("gpe_status", m.gpe_status, p->has_events ? 0xff : 0, e) ||
+        check("gpe_enable", m.gpe_enable, p->has_events ? 0xff : 0, e))
         return -1;
     if (!(m.pm1_control & CNT_SCI_EN))
         return fy_fail(e, FY_ECORRUPT, "pm: pm1_control is %#x, SCI_EN must be set", m.pm1_control);
@@ -208,6 +249,8 @@ static int pm_load(void *dev, const uint8_t *buf, size_t len, struct fy_err *e)
     p->enable = (uint16_t)m.pm1_enable;
     p->control = (uint16_t)m.pm1_control;
     p->reset_latch = (uint8_t)m.reset_latch;
+    p->gpe_status = (uint8_t)m.gpe_status;
+    p->gpe_enable = (uint8_t)m.gpe_enable;
     update_sci(p);
     pthread_mutex_unlock(&p->lock);
     return 0;
@@ -221,6 +264,7 @@ static void pm_reset(void *dev)
     p->enable = 0;
     p->control = CNT_SCI_EN;
     p->reset_latch = 0;
+    p->gpe_status = p->gpe_enable = 0;
     update_sci(p);
     pthread_mutex_unlock(&p->lock);
 }
@@ -263,5 +307,15 @@ int fy_pm_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_devi
         return -1;
     }
     *out = (struct fy_device){.id = "pm", .ops = &pm_ops, .dev = p};
+    return 0;
+}
+
+int fy_pm_add_events(struct fy_bus *bus, struct fy_device *pm, struct fy_err *e)
+{
+    static const struct fy_io_ops gpe = {.read = gpe_read, .write = gpe_write};
+    struct pm *p = pm->dev;
+    if (fy_bus_add(bus, FY_SPACE_PORT, FY_PORT_GPE0, 2, &gpe, p, e))
+        return -1;
+    p->has_events = true;
     return 0;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* 16550A UART. Registers, FIFOs and interrupts after the National PC16550D data sheet; the transmitter is
- * infinitely fast, so THR and the shift register are always empty, and a received character that waits
- * below the trigger level counts as timed out at once. On a PC the OUT2 pin gates the interrupt line. */
+ * infinitely fast, so THR and the shift register are always empty but while output is held and the room for
+ * it is full, and a received character that waits below the trigger level counts as timed out at once. On a
+ * PC the OUT2 pin gates the interrupt line. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,7 @@ struct serial_regs {
     uint8_t ier, lcr, mcr, msr, scr, fcr;
     bool overrun;
     bool thr_ipending;
+    bool tx_busy;
     uint8_t rx[FIFO_DEPTH];
     unsigned rx_len;
     uint8_t pending[PENDING_MAX];
@@ -102,7 +104,7 @@ static uint8_t iir_of(const struct serial_regs *r)
 
 static uint8_t lsr_of(const struct serial_regs *r)
 {
-    return (uint8_t)(LSR_EMPTY | (r->rx_len ? LSR_DR : 0) | (r->overrun ? LSR_OE : 0));
+    return (uint8_t)((r->tx_busy ? 0 : LSR_EMPTY) | (r->rx_len ? LSR_DR : 0) | (r->overrun ? LSR_OE : 0));
 }
 
 static void update_irq(struct serial *s)
@@ -202,13 +204,32 @@ static void write_fcr(struct serial_regs *r, uint8_t v)
     }
 }
 
+static bool out_of_room(const struct serial *s)
+{
+    return s->host->console_out_room && s->host->console_out_room(s->host->arg) < FY_CONSOLE_LOW;
+}
+
+/* A byte for which there is no room is lost, as one that is written to a full transmitter: LSR has said so
+ * FY_CONSOLE_LOW bytes before. */
 static void write_data(struct serial *s, uint8_t v)
 {
-    if (s->r.mcr & MCR_LOOP)
+    if (s->r.mcr & MCR_LOOP) {
         receive(&s->r, v);
-    else
+    } else {
         s->host->console_out(s->host->arg, &v, 1);
+        s->r.tx_busy = out_of_room(s);
+    }
+    s->r.thr_ipending = !s->r.tx_busy;
+}
+
+/* Locked. */
+static void look_for_room(struct serial *s)
+{
+    if (!s->r.tx_busy || out_of_room(s))
+        return;
+    s->r.tx_busy = false;
     s->r.thr_ipending = true;
+    update_irq(s);
 }
 
 static void write_reg(struct serial *s, unsigned reg, uint8_t v)
@@ -227,7 +248,7 @@ static void write_reg(struct serial *s, unsigned reg, uint8_t v)
             break;
         }
         /* enabling THRE with an empty transmitter interrupts at once */
-        if (v & IER_THRE && !(r->ier & IER_THRE))
+        if (v & IER_THRE && !(r->ier & IER_THRE) && !r->tx_busy)
             r->thr_ipending = true;
         r->ier = v & IER_MASK;
         break;
@@ -303,6 +324,14 @@ size_t fy_serial_input_room(struct fy_device *serial)
     return room;
 }
 
+void fy_serial_output_room(struct fy_device *serial)
+{
+    struct serial *s = serial->dev;
+    pthread_mutex_lock(&s->lock);
+    look_for_room(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int serial_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
 {
     struct serial *s = dev;
@@ -320,6 +349,7 @@ static int serial_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e)
     m.fcr = r->fcr;
     m.rx = (ProtobufCBinaryData){.len = r->rx_len, .data = r->rx};
     m.thr_ipending = r->thr_ipending;
+    m.tx_busy = r->tx_busy;
     m.pending_input = (ProtobufCBinaryData){.len = r->pending_len, .data = r->pending};
     int rc = fy_state_pack(&m.base, buf, len, e);
     pthread_mutex_unlock(&s->lock);
@@ -358,7 +388,10 @@ static int serial_parse(const Ferry__Serial16550 *m, struct serial_regs *r, stru
                               .scr = (uint8_t)m->scr,
                               .fcr = (uint8_t)m->fcr,
                               .overrun = m->lsr & LSR_OE,
-                              .thr_ipending = m->thr_ipending};
+                              .thr_ipending = m->thr_ipending,
+                              .tx_busy = m->tx_busy};
+    if (r->tx_busy && r->thr_ipending)
+        return bad(e, "thr_ipending of a busy transmitter", 1);
     if (m->rx.len > rx_depth(r))
         return bad(e, "length of rx", (uint32_t)FY_MIN(m->rx.len, UINT32_MAX));
     r->rx_len = (unsigned)m->rx.len;
@@ -406,6 +439,14 @@ static void serial_reset(void *dev)
     pthread_mutex_unlock(&s->lock);
 }
 
+static void serial_resume(void *dev)
+{
+    struct serial *s = dev;
+    pthread_mutex_lock(&s->lock);
+    look_for_room(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void serial_free(void *dev)
 {
     struct serial *s = dev;
@@ -419,6 +460,7 @@ static const struct fy_dev_ops serial_ops = {
     .save = serial_save,
     .load = serial_load,
     .reset = serial_reset,
+    .resume = serial_resume,
     .free = serial_free,
 };
 

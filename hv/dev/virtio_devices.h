@@ -9,6 +9,18 @@
 int fy_virtio_rng_new(struct fy_pci *pci, struct fy_gmem *gmem, struct fy_iothread *io, unsigned slot,
                       struct fy_device *out, struct fy_err *e);
 
+/* Its output goes by host->console_out. */
+int fy_virtio_console_new(struct fy_pci *pci, struct fy_gmem *gmem, struct fy_iothread *io, unsigned slot,
+                          struct fy_virtio **v, struct fy_device *out, struct fy_err *e);
+/* Feed input; returns how much was taken (the rest: later, when host->console_room is called), and how much
+ * would be. Any thread. */
+size_t fy_virtio_console_input(struct fy_virtio *v, const uint8_t *buf, size_t len);
+size_t fy_virtio_console_input_room(struct fy_virtio *v);
+/* There may be room for output again (host->console_out_room). Any thread. */
+void fy_virtio_console_output_room(struct fy_virtio *v);
+/* A driver has it, since the last reset. Any thread, takes no lock. */
+bool fy_virtio_console_ready(struct fy_virtio *v);
+
 int fy_virtio_balloon_new(struct fy_pci *pci, struct fy_gmem *gmem, struct fy_iothread *io, unsigned slot,
                           struct fy_virtio **v, struct fy_device *out, struct fy_err *e);
 /* How much of its memory the guest is asked to give up, in bytes (whole pages, at most all). Any thread. */

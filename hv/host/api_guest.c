@@ -195,6 +195,7 @@ static void fill_machine(struct start *s)
     m->images = fyd_images_measure(s->kernel, s->initrd, &s->images) ? &s->images : NULL;
     m->rng = !op->no_rng && !m->icount_ns;
     m->balloon = !m->icount_ns;
+    m->virtio_console = op->virtio_console;
     m->vsock_cid = op->vsock_cid;
     m->cmdline = op->cmdline;
     m->has_initrd = op->has_initrd;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hv/base/io.h"
@@ -193,12 +194,49 @@ void fyd_api_export(struct fyd_client *c, const char *name)
     free(yaml);
 }
 
+static bool is_later(const struct stat *a, const struct stat *b)
+{
+    return a->st_mtim.tv_sec != b->st_mtim.tv_sec ? a->st_mtim.tv_sec > b->st_mtim.tv_sec
+                                                  : a->st_mtim.tv_nsec > b->st_mtim.tv_nsec;
+}
+
+/* The files that its hypervisor fills by turns (hv/vm/conlog.h). */
+static void console_logs(struct fyd_client *c, const struct fyd_guest *g)
+{
+    static const char *const names[] = {"console.log.0", "console.log.1"};
+    char path[PATH_MAX];
+    struct stat st[2];
+    int fds[2] = {-1, -1};
+    bool ok = g != NULL;
+    for (int i = 0; ok && i < 2; i++) {
+        fyd_guest_path(g, names[i], path);
+        fds[i] = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        ok = fds[i] >= 0 && fstat(fds[i], &st[i]) == 0;
+    }
+    if (ok) {
+        Ferry__ApiReply r = FERRY__API_REPLY__INIT;
+        bool swap = is_later(&st[0], &st[1]);
+        const int ordered[2] = {fds[swap], fds[!swap]};
+        r.last = true;
+        fyd_reply(c, &r, ordered, 2);
+    } else {
+        fyd_reply_fail(c, FY_ENOTFOUND,
+                       g ? "no log is kept of its console" : "no such guest (`vmctl status` shows them)");
+    }
+    fy_close(&fds[0]);
+    fy_close(&fds[1]);
+}
+
 void fyd_api_logs(struct fyd_client *c, const Ferry__ApiLogs *op)
 {
     char path[PATH_MAX] = "";
     Ferry__ApiReply r = FERRY__API_REPLY__INIT;
     const struct fyd_guest *g = fyd_guest_by_name(c->d, op->name);
     const struct fyd_def *def = fyd_def_find(c->d, op->name);
+    if (op->console) {
+        console_logs(c, g);
+        return;
+    }
     if (g && !op->previous)
         fyd_guest_path(g, "log", path);
     else if (def && snprintf(path, sizeof path, "%s/definitions/%s.log", c->d->root, def->def.name) >=

@@ -82,7 +82,8 @@ void fyd_guest_path(const struct fyd_guest *g, const char *file, char out[PATH_M
 
 static void remove_folder(const struct fyd_guest *g)
 {
-    static const char *const files[] = {"control.sock", "machine.pb", "log"};
+    static const char *const files[] = {"control.sock", "machine.pb", "log", "console.log.0",
+                                        "console.log.1"};
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         fyd_guest_path(g, files[i], path);

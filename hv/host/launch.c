@@ -19,6 +19,7 @@
 #include "hv/host/firmware.h"
 #include "hv/host/guests.h"
 #include "hv/host/net.h"
+#include "hv/host/runlog.h"
 #include "hv/host/spawn.h"
 
 #define CALL_MS 10000
@@ -175,7 +176,14 @@ static int make_kit(struct fyd_guest *g, const struct fyd_launch *l, struct kit 
         kit_add(k, "--kvm-fd", kvm, true);
     if (make_memory(l->machine, k, e) < 0)
         return -1;
+    fyd_runlog_trim(g->d);
     kit_add(k, "--runlog-fd", g->d->runlog, false);
+    for (int i = 0; i < 2; i++) {
+        fyd_guest_path(g, i ? "console.log.1" : "console.log.0", path);
+        if (kit_add(k, "--console-log-fd", open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600),
+                    true) < 0)
+            return fy_fail_errno(e, FY_ERESOURCE, errno, "cannot open %s", path);
+    }
     if (l->kernel_fd >= 0)
         kit_add(k, "--kernel-fd", l->kernel_fd, false);
     if (l->initrd_fd >= 0)

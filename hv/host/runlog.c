@@ -36,6 +36,23 @@ bool fyd_runlog_has_enter(const char *text, size_t len, const char *id)
     return false;
 }
 
+void fyd_runlog_trim(struct fyd *d)
+{
+    struct stat st;
+    if (fstat(d->runlog, &st) < 0 || st.st_size <= FYD_RUNLOG_MAX)
+        return;
+    /* What it proves is asked for only while a hand-over is not settled. */
+    for (const struct fyd_job *j = d->jobs; j; j = j->next)
+        if (!j->finished)
+            return;
+    for (const struct fyd_ho *h = d->handovers; h; h = h->next)
+        if (h->m.journal == FY_HO_NONE || h->m.journal == FY_HO_HANDING || h->m.journal == FY_HO_INCOMING)
+            return;
+    /* Hypervisors append with O_APPEND: they go on at the new end. */
+    if (ftruncate(d->runlog, 0) < 0)
+        fy_warn("cannot trim %s/run.log: %s", d->root, strerror(errno));
+}
+
 bool fyd_runlog_entered(struct fyd *d, const uint8_t id[FYD_ID_LEN])
 {
     char hex[2 * FYD_ID_LEN + 1];

@@ -9,4 +9,10 @@
  * hex digits). Pure. */
 bool fyd_runlog_has_enter(const char *text, size_t len, const char *id);
 
+struct fyd;
+#define FYD_RUNLOG_MAX (1 << 20)
+/* Empty the run log when it is larger than FYD_RUNLOG_MAX bytes and no hand-over may still ask for what is in
+ * it. The main thread. */
+void fyd_runlog_trim(struct fyd *d);
+
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* ACPI tables (ACPI Specification 6.4, chapter 5). The DSDT is compiled from dsdt.asl, the PCI bus of
- * revision 2 from pci.asl; everything that depends on the number of vCPUs is written here. */
+ * revision 2 from pci.asl, its generation ID from vmgen.asl; everything that depends on the number of vCPUs
+ * is written here. */
 #include <string.h>
 
 #include "hv/base/checked.h"
@@ -10,6 +11,7 @@
 #include "hv/vm/load_private.h"
 #include "hv/vm/lowmem.h"
 #include "hv/vm/pci.hex"
+#include "hv/vm/vmgen.hex"
 #include "proto/wire.h"
 
 #define OEM_ID "FERRY "
@@ -103,7 +105,7 @@ static void put_gas(uint8_t *p, unsigned bits, uint64_t port)
     fy_put64(p + 4, port);
 }
 
-static long write_fadt(struct area *a, long facs, long dsdt, struct fy_err *e)
+static long write_fadt(struct area *a, unsigned revision, long facs, long dsdt, struct fy_err *e)
 {
     long at = take(a, FADT_LENGTH, e);
     if (at < 0)
@@ -132,6 +134,12 @@ static long write_fadt(struct area *a, long facs, long dsdt, struct fy_err *e)
     put_gas(t + 148, 32, FY_PORT_PM1_EVENT);
     put_gas(t + 172, 16, FY_PORT_PM1_CONTROL);
     put_gas(t + 208, 32, FY_PORT_PM_TIMER);
+    if (revision >= 2) {
+        fy_put32(t + 80, FY_PORT_GPE0);
+        t[92] = 2;
+        put_gas(t + 220, 16, FY_PORT_GPE0);
+        t[223] = 1; /* by bytes */
+    }
     memcpy(t + 268, "FERRYHV\0", 8);
     sdt_finish(t);
     return at;
@@ -295,15 +303,16 @@ int fy_acpi_build(struct fy_acpi *t, uint64_t base, const struct fy_acpi_machine
     long root = take(&a, FY_ACPI_RSDP_BYTES, e);
     long facs = write_facs(&a, e);
     long dsdt = write_aml(&a, dsdt_aml_code, sizeof dsdt_aml_code, e);
-    long listed[5] = {0, write_madt(&a, vcpus, e), write_ssdt(&a, vcpus, e)};
+    long listed[6] = {0, write_madt(&a, vcpus, e), write_ssdt(&a, vcpus, e)};
     size_t n = 3;
     if (machine->revision >= 2) {
         listed[n++] = write_mcfg(&a, e);
         listed[n++] = write_pci(&a, machine->low_ram_end, e);
+        listed[n++] = write_aml(&a, vmgen_aml_code, sizeof vmgen_aml_code, e);
     }
     if (root < 0 || facs < 0 || dsdt < 0)
         return -1;
-    listed[0] = write_fadt(&a, facs, dsdt, e);
+    listed[0] = write_fadt(&a, machine->revision, facs, dsdt, e);
     long xsdt = write_xsdt(&a, listed, n, e);
     if (xsdt < 0)
         return -1;

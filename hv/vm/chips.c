@@ -57,14 +57,41 @@ static bool host_running(void *arg)
     return !__atomic_load_n(&m->clock_frozen, __ATOMIC_ACQUIRE);
 }
 
-static void host_console_out(void *arg, const uint8_t *buf, size_t len)
+static size_t host_console_out(void *arg, const uint8_t *buf, size_t len)
 {
     struct fy_machine *m = arg;
-    pthread_mutex_lock(&m->console_lock);
-    fy_console_append(&m->devices[DEV_CONSOLE], buf, len);
+    return fy_console_put(&m->devices[DEV_CONSOLE], buf, len);
+}
+
+/* A serial port beside a virtio console is seen until the guest's driver has that one: firmware and boot
+ * loaders use it. What comes later is the kernel's same messages again, or a second login. */
+static size_t serial_console_out(void *arg, const uint8_t *buf, size_t len)
+{
+    const struct fy_machine *m = arg;
+    return m->vconsole && fy_virtio_console_ready(m->vconsole) ? len : host_console_out(arg, buf, len);
+}
+
+static size_t host_console_out_room(void *arg)
+{
+    struct fy_machine *m = arg;
+    return fy_console_room(&m->devices[DEV_CONSOLE]);
+}
+
+/* Output that has passed the gate, and room for more. */
+static void console_passed(void *arg, const uint8_t *buf, size_t len)
+{
+    struct fy_machine *m = arg;
+    fy_conlog_put(m->conlog, buf, len);
     if (m->console_out)
         m->console_out(m->arg, buf, len);
-    pthread_mutex_unlock(&m->console_lock);
+}
+
+static void console_has_room(void *arg)
+{
+    struct fy_machine *m = arg;
+    fy_serial_output_room(&m->devices[DEV_SERIAL]);
+    if (m->vconsole)
+        fy_virtio_console_output_room(m->vconsole);
 }
 
 static void host_console_room(void *arg)
@@ -127,10 +154,9 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     if (fy_pci_new(m->bus, &m->host, next(m), &m->pci, e) < 0)
         return -1;
     m->device_count++;
-    m->gate = fy_gate_new(e);
-    if (!m->gate || fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
+    if (fy_machine_make_disks(m, e) < 0 || fy_nics_make(m, e) < 0)
         return -1;
-    if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid)
+    if (!m->desc->rng && !m->desc->balloon && !m->desc->vsock_cid && !m->desc->virtio_console)
         return 0;
     m->io = fy_iothread_new("devices", e);
     if (!m->io)
@@ -142,6 +168,11 @@ static int make_pci(struct fy_machine *m, struct fy_err *e)
     }
     if (m->desc->balloon) {
         if (fy_virtio_balloon_new(m->pci, m->gmem, m->io, FY_SLOT_BALLOON, &m->balloon, next(m), e) < 0)
+            return -1;
+        m->device_count++;
+    }
+    if (m->desc->virtio_console) {
+        if (fy_virtio_console_new(m->pci, m->gmem, m->io, FY_SLOT_CONSOLE, &m->vconsole, next(m), e) < 0)
             return -1;
         m->device_count++;
     }
@@ -162,6 +193,18 @@ void fy_machine_resume_devices(struct fy_machine *m)
             m->devices[i].ops->resume(m->devices[i].dev);
 }
 
+static int make_generation(struct fy_machine *m, struct fy_err *e)
+{
+    uint8_t first[FY_VMGENID_BYTES] = {0};
+    bool repeatable = m->desc->icount_ns != 0;
+    memcpy(first, &m->desc->icount_seed, sizeof m->desc->icount_seed);
+    if (fy_pm_add_events(m->bus, &m->devices[DEV_PM], e) < 0 ||
+        fy_vmgenid_new(m->bus, repeatable ? first : NULL, next(m), e) < 0)
+        return -1;
+    m->device_count++;
+    return 0;
+}
+
 int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
 {
     m->host = (struct fy_dev_host){
@@ -170,6 +213,7 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .guest_ns = host_guest_ns,
         .realtime_s = host_realtime_s,
         .console_out = host_console_out,
+        .console_out_room = host_console_out_room,
         .power_off = host_power_off,
         .reset = host_reset,
         .exit = host_exit,
@@ -182,10 +226,17 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
         .doorbell = host_doorbell,
     };
     struct fy_device *d = m->devices;
-    if (fy_console_new(&d[DEV_CONSOLE], e) < 0)
+    m->serial_host = m->host;
+    m->serial_host.console_out = serial_console_out;
+    m->gate = fy_gate_new(e);
+    if (!m->gate)
+        return -1;
+    const struct fy_console_config cc = {
+        .gate = m->gate, .arg = m, .out = console_passed, .room = console_has_room};
+    if (fy_console_new(&cc, &d[DEV_CONSOLE], e) < 0)
         return -1;
     m->device_count++;
-    if (fy_serial_new(m->bus, &m->host, &d[DEV_SERIAL], e) < 0)
+    if (fy_serial_new(m->bus, &m->serial_host, &d[DEV_SERIAL], e) < 0)
         return -1;
     m->device_count++;
     if (fy_rtc_new(m->bus, &m->host, m->desc->memory_bytes, &d[DEV_RTC], e) < 0)
@@ -199,7 +250,7 @@ int fy_machine_make_chips(struct fy_machine *m, struct fy_err *e)
             return -1;
         m->device_count++;
     }
-    if (m->desc->revision >= 2 && make_pci(m, e) < 0)
+    if (m->desc->revision >= 2 && (make_generation(m, e) < 0 || make_pci(m, e) < 0))
         return -1;
     return fy_firmware_devices(m, e);
 }
@@ -233,12 +284,12 @@ int fy_machine_list_devices(Ferry__Machine *desc, const struct fy_device *device
 
 void fy_machine_console_lock(struct fy_machine *m)
 {
-    pthread_mutex_lock(&m->console_lock);
+    fy_console_lock(&m->devices[DEV_CONSOLE]);
 }
 
 void fy_machine_console_unlock(struct fy_machine *m)
 {
-    pthread_mutex_unlock(&m->console_lock);
+    fy_console_unlock(&m->devices[DEV_CONSOLE]);
 }
 
 size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf, size_t room,
@@ -249,12 +300,33 @@ size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf,
 
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len)
 {
+    if (m->vconsole && fy_virtio_console_ready(m->vconsole))
+        return fy_virtio_console_input(m->vconsole, buf, len);
     return fy_serial_input(&m->devices[DEV_SERIAL], buf, len);
 }
 
 size_t fy_machine_console_room(struct fy_machine *m)
 {
+    if (m->vconsole && fy_virtio_console_ready(m->vconsole))
+        return fy_virtio_console_input_room(m->vconsole);
     return fy_serial_input_room(&m->devices[DEV_SERIAL]);
+}
+
+int fy_machine_generation(struct fy_machine *m, uint8_t id[FY_VMGENID_BYTES], struct fy_err *e)
+{
+    struct fy_device *d = fy_machine_device(m, "vmgenid");
+    if (!d)
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no generation ID");
+    fy_vmgenid_get(d, id);
+    return 0;
+}
+
+int fy_machine_new_generation(struct fy_machine *m, struct fy_err *e)
+{
+    struct fy_device *d = fy_machine_device(m, "vmgenid");
+    if (!d)
+        return fy_fail(e, FY_EUNSUPPORTED, "this guest has no generation ID");
+    return fy_vmgenid_change(d, &m->devices[DEV_PM], e);
 }
 
 void fy_machine_power_button(struct fy_machine *m)

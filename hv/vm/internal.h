@@ -10,6 +10,7 @@
 #include "hv/dev/platform.h"
 #include "hv/dev/virtio_devices.h"
 #include "hv/dev/virtio_net.h"
+#include "hv/vm/conlog.h"
 #include "hv/vm/machine.h"
 
 /* The chips that every machine has, by their place in `devices`; the others follow. */
@@ -32,16 +33,18 @@ struct fy_machine {
     struct fy_device devices[FY_DEVICES_MAX];
     unsigned device_count;
     struct fy_dev_host host;
-    struct fy_virtio *balloon, *vsock; /* NULL: none */
-    struct fy_pci *pci;                /* NULL: revision 1 */
-    struct fy_iothread *io;            /* of the devices that have little to do */
+    struct fy_virtio *balloon, *vsock, *vconsole; /* NULL: none */
+    struct fy_dev_host serial_host;               /* as `host`, but for the console */
+    struct fy_pci *pci;                           /* NULL: revision 1 */
+    struct fy_iothread *io;                       /* of the devices that have little to do */
     struct fy_device *nics[FY_NICS_MAX];
     int nic_fds[FY_NICS_MAX][FY_NET_PAIRS_MAX]; /* not yet a backend's */
     void (*nic_lost)(void *arg);
     void (*disk_lost)(void *arg);
     struct fy_device *disks[FY_DISKS_MAX];
     unsigned disk_count;
-    struct fy_gate *gate; /* what goes out of the machine passes it */
+    struct fy_conlog *conlog; /* NULL: none */
+    struct fy_gate *gate;     /* what goes out of the machine passes it */
     struct fy_loop *loop;
     int kernel_fd, initrd_fd;
     int nvram_fd; /* the caller's; -1: none */
@@ -53,7 +56,6 @@ struct fy_machine {
     void (*ended)(void *arg);
     void (*reached)(void *arg);
     void (*vsock_connect)(void *arg, uint32_t port, uint64_t id);
-    pthread_mutex_t console_lock;
 
     pthread_mutex_t lock;
     pthread_cond_t wake;   /* `run` or `quit` became true */

@@ -46,9 +46,11 @@ static bool expects(const Ferry__Machine *d, const char *id)
         {"pm", true},
         {"debug-exit", d->debug_exit},
         {"pci", d->revision >= 2},
+        {"vmgenid", d->revision >= 2},
         {"rng", d->rng},
         {"balloon", d->balloon},
         {"vsock", d->vsock_cid != 0},
+        {"hvc0", d->virtio_console},
     };
     for (size_t i = 0; i < FY_ARRAY_LEN(all); i++)
         if (!strcmp(id, all[i].id))
@@ -68,12 +70,13 @@ static void check_devices(const Ferry__Machine *d, struct fy_err *why)
         if (!expects(d, d->devices[i]->id))
             fy_reason_add(why, FY_EREFUSED, "device %s (%s, version %u) is not known here", d->devices[i]->id,
                           d->devices[i]->type, d->devices[i]->version);
-    const char *virtio = d->rng         ? "an entropy device"
-                         : d->balloon   ? "a balloon"
-                         : d->n_disks   ? "disks"
-                         : d->n_nics    ? "a network card"
-                         : d->vsock_cid ? "a socket device"
-                                        : NULL;
+    const char *virtio = d->rng              ? "an entropy device"
+                         : d->balloon        ? "a balloon"
+                         : d->n_disks        ? "disks"
+                         : d->n_nics         ? "a network card"
+                         : d->vsock_cid      ? "a socket device"
+                         : d->virtio_console ? "a virtio console"
+                                             : NULL;
     fy_machine_check_disks(d, why);
     if (virtio && d->revision < 2)
         fy_reason_add(why, FY_EREFUSED, "a machine of revision %u has no PCI bus for %s", d->revision,
@@ -238,6 +241,11 @@ static int build(struct fy_machine *m, const struct fy_machine_config *c, uint64
     if (!m->engine)
         return -1;
     m->vcpus = d->vcpus;
+    if (c->console_log_fds[0] >= 0) {
+        m->conlog = fy_conlog_new(m->loop, c->console_log_fds, FY_CONLOG_FILE_MAX, e);
+        if (!m->conlog)
+            return -1;
+    }
     if (fy_machine_make_chips(m, e) < 0 || agree_devices(m, e) < 0 || record_msrs(m, e) < 0)
         return -1;
     m->logdirty = fy_logdirty_new(m->gmem, m->engine->ops->dirty, m->engine, e);
@@ -266,7 +274,6 @@ struct fy_machine *fy_machine_new(const struct fy_machine_config *c, uint64_t *p
     m->nic_lost = c->nic_lost;
     m->disk_lost = c->disk_lost;
     pthread_mutex_init(&m->lock, NULL);
-    pthread_mutex_init(&m->console_lock, NULL);
     pthread_cond_init(&m->wake, NULL);
     pthread_cond_init(&m->parked, NULL);
     m->kernel_fd = c->kernel_fd;
@@ -312,6 +319,7 @@ void fy_machine_free(struct fy_machine *m)
         fy_gate_discard(m->gate); /* its producers are going */
     for (unsigned i = m->device_count; i-- > 0;)
         m->devices[i].ops->free(m->devices[i].dev);
+    fy_conlog_free(m->conlog);
     fy_gate_free(m->gate);
     fy_iothread_free(m->io);
     fy_nics_close(m);
@@ -324,7 +332,6 @@ void fy_machine_free(struct fy_machine *m)
     fy_close(&m->kernel_fd);
     fy_close(&m->initrd_fd);
     pthread_mutex_destroy(&m->lock);
-    pthread_mutex_destroy(&m->console_lock);
     pthread_cond_destroy(&m->wake);
     pthread_cond_destroy(&m->parked);
     free(m);

@@ -33,6 +33,7 @@ struct fy_machine_config {
     int firmware_fd;            /* the caller's; -1: none, or the machine is incoming */
     int nvram_fd;               /* the caller's, read and written for the machine's life; -1: none */
     int runlog_fd;              /* the caller's; -1: none */
+    int console_log_fds[2];     /* the caller's, for the machine's life; [0] -1: none (hv/vm/conlog.h) */
     /* What the cards are joined to, by card and queue pair: FY_NICS_MAX rows, taken over, also on failure;
      * -1: none. NULL: all -1. */
     int (*nic_fds)[FY_NET_PAIRS_MAX];
@@ -40,7 +41,8 @@ struct fy_machine_config {
     bool incoming;
     struct fy_loop *loop;
     void *arg; /* of the calls below */
-    /* The guest wrote to its console. A vCPU's thread, with the console lock held. */
+    /* What the guest wrote to its console and the output gate let out. Any thread, with the console lock
+     * held. */
     void (*console_out)(void *arg, const uint8_t *buf, size_t len);
     /* Optional: a network card has lost its backend. Any thread, a device's lock held. */
     void (*nic_lost)(void *arg);
@@ -153,6 +155,7 @@ void fy_machine_console_lock(struct fy_machine *m);
 void fy_machine_console_unlock(struct fy_machine *m);
 size_t fy_machine_scrollback(struct fy_machine *m, uint64_t after, uint8_t *buf, size_t room,
                              uint64_t *position);
+/* To the virtio console once a driver has it, else to the serial port. */
 size_t fy_machine_console_input(struct fy_machine *m, const uint8_t *buf, size_t len);
 size_t fy_machine_console_room(struct fy_machine *m);
 /* The MAC address of a card whose description has none: 02, then 40 bits of two CRC-32C over the guest's UUID
@@ -171,6 +174,10 @@ const struct fy_device *fy_machine_nth_device(const struct fy_machine *m, unsign
 struct fy_virtio *fy_machine_vsock(struct fy_machine *m);
 /* The memory balloon, or NULL. */
 struct fy_virtio *fy_machine_balloon(struct fy_machine *m);
+/* VM generation ID (FY_VMGENID_BYTES), of machines that have one, else FY_EUNSUPPORTED. new_generation: this
+ * guest is a copy of another from now on, and is told when it goes on; parked. */
+int fy_machine_generation(struct fy_machine *m, uint8_t id[16], struct fy_err *e);
+int fy_machine_new_generation(struct fy_machine *m, struct fy_err *e);
 void fy_machine_power_button(struct fy_machine *m);
 
 #endif

@@ -44,11 +44,19 @@ static uint64_t fz_realtime_ns(void *arg)
     return ((struct fuzz_device *)arg)->realtime_ns;
 }
 
-static void fz_out(void *arg, const uint8_t *buf, size_t len)
+static struct fy_device *fuzz_console; /* where output goes; NULL: nowhere */
+
+static size_t fz_out(void *arg, const uint8_t *buf, size_t len)
 {
     (void)arg;
-    (void)buf;
     MUST(len > 0);
+    return fuzz_console ? fy_console_put(fuzz_console, buf, len) : len;
+}
+
+static size_t fz_out_room(void *arg)
+{
+    (void)arg;
+    return fuzz_console ? fy_console_room(fuzz_console) : SIZE_MAX;
 }
 
 static void fz_event(void *arg)
@@ -72,6 +80,7 @@ static inline void fuzz_device_init(struct fuzz_device *f)
                                    .realtime_s = fz_realtime_s,
                                    .realtime_ns = fz_realtime_ns,
                                    .console_out = fz_out,
+                                   .console_out_room = fz_out_room,
                                    .console_room = fz_event,
                                    .power_off = fz_event,
                                    .reset = fz_event,

@@ -7,10 +7,12 @@ static void use(struct fuzz_device *f, uint32_t op)
     size_t len = op >> 16;
     if (op & 8) {
         memset(buf, (int)(op >> 8), sizeof buf);
-        fy_console_append(&f->dev, buf, len * 2 < sizeof buf ? len * 2 : len);
+        fy_console_put(&f->dev, buf, len * 2 < sizeof buf ? len * 2 : len);
     } else {
         uint64_t position;
+        fy_console_lock(&f->dev);
         MUST(fy_console_scrollback(&f->dev, op & 4 ? op : 0, buf, len, &position) <= len);
+        fy_console_unlock(&f->dev);
     }
 }
 
@@ -18,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fuzz_device f = {.other = use};
     fuzz_device_init(&f);
-    MUST(fy_console_new(&f.dev, NULL) == 0);
+    const struct fy_console_config config = {.gate = NULL};
+    MUST(fy_console_new(&config, &f.dev, NULL) == 0);
     fuzz_device_run(&f, data, size);
     return 0;
 }

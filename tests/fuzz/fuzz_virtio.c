@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The small virtio devices under the fuzzer (virtio.h): the input's first byte chooses entropy, balloon or
- * sockets. Register accesses, bytes of guest memory, requests, packets of sockets, connections from the host,
- * pauses and resets. */
+/* The small virtio devices under the fuzzer (virtio.h): the input's first byte chooses entropy, balloon,
+ * sockets or console. Register accesses, bytes of guest memory, requests, packets of sockets, connections
+ * from the host, pauses and resets. */
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -15,10 +15,18 @@
 #define BUFFERS 0x40000u
 #define PORT 5000u
 
-enum { RNG, BALLOON, VSOCK, KINDS };
+enum { RNG, BALLOON, VSOCK, CONSOLE, KINDS };
 
 static unsigned kind;
 static struct fy_virtio *made;
+static struct fy_device console;
+static const uint8_t typed[16];
+
+static void on_room(void *arg)
+{
+    (void)arg;
+    fy_virtio_console_output_room(made);
+}
 
 /* What the guest asks of the host is answered with one end of a pair whose other end is closed, or refused.
  */
@@ -56,6 +64,11 @@ static void make_device(struct world *w, struct fy_iothread *io)
         MUST(fy_virtio_rng_new(w->pci, w->gmem, io, SLOT, &w->f.dev, &e) == 0);
     } else if (kind == BALLOON) {
         MUST(fy_virtio_balloon_new(w->pci, w->gmem, io, SLOT, &made, &w->f.dev, &e) == 0);
+    } else if (kind == CONSOLE) {
+        const struct fy_console_config c = {.gate = w->gate, .room = on_room};
+        MUST(fy_console_new(&c, &console, &e) == 0);
+        fuzz_console = &console;
+        MUST(fy_virtio_console_new(w->pci, w->gmem, io, SLOT, &made, &w->f.dev, &e) == 0);
     } else {
         struct fy_vsock_config c = {.slot = SLOT, .cid = 3, .gate = w->gate, .io = io, .connect = on_connect};
         MUST(fy_virtio_vsock_new(w->pci, w->gmem, &c, &made, &w->f.dev, &e) == 0);
@@ -94,7 +107,8 @@ static void packet(struct world *w, uint32_t op)
 static void request(struct world *w, uint32_t op)
 {
     unsigned q = op >> 3 & 3;
-    bool in = kind == RNG || (kind == BALLOON && q == 3) || (kind == VSOCK && q != 1);
+    bool in = kind == RNG || (kind == BALLOON && q == 3) || (kind == VSOCK && q != 1) ||
+              (kind == CONSOLE && q == 0);
     if (kind == VSOCK && q == 1) {
         packet(w, op);
         return;
@@ -129,7 +143,12 @@ static void operate(struct world *w, uint32_t op)
         poke(w, WORLD_RINGS + (op >> 5 & 0x7ff) * 16 + (op >> 15 & 1) * 8, op >> 16, size);
         break;
     case 3:
-        set_up_queues(w, kind == RNG ? 1 : kind == BALLOON ? 4 : 3, op & 0x200 ? ~0u : op >> 10, op & 0x100);
+        set_up_queues(w,
+                      kind == RNG       ? 1
+                      : kind == BALLOON ? 4
+                      : kind == VSOCK   ? 3
+                                        : 2,
+                      op & 0x200 ? ~0u : op >> 10, op & 0x100);
         break;
     case 4:
         if (op & 0x100)
@@ -140,6 +159,8 @@ static void operate(struct world *w, uint32_t op)
             balloon_op(op);
         else if (kind == VSOCK && op & 0x200)
             connect_from_host(op);
+        else if (kind == CONSOLE && op & 0x200)
+            fy_virtio_console_input(made, typed, op >> 20 & 15);
         else if (op & 0x400 && w->paused)
             fy_gate_hold(w->gate);
         else if (op & 0x800)
@@ -168,5 +189,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     same_after_load(&w);
     world_free(&w);
     fy_iothread_free(io);
+    if (kind == CONSOLE) {
+        fuzz_console = NULL;
+        console.ops->free(console.dev);
+    }
     return 0;
 }

@@ -5,8 +5,8 @@ import os
 import ferry
 
 
-def devices_guest():
-    folder = os.path.dirname(ferry.stock_kernel()[0])
+def devices_guest(version="6.1"):
+    folder = os.path.dirname(ferry.stock_kernel()[0]).replace("kernel-6.1", "kernel-" + version)
     initrd = os.path.join(folder, "devices.gz")
     if not os.path.exists(initrd):
         raise ferry.Failure(f"no {initrd}: run scripts/guest-kernel -d")

@@ -53,6 +53,28 @@ def check_rng(shell):
     assert len(a) == 35 and a != b, f"entropy of the device: {a!r}, {b!r}"
 
 
+def check_console(shell):
+    """The shell is on hvc0; before its driver was there, the serial port was shown."""
+    assert "/dev/hvc0" in shell.run("tty"), "the shell is not on the virtio console"
+    text = bytes(shell.console.text)
+    assert b"Linux version" in text, "what the kernel said before hvc0 is not there"
+    out = shell.run("i=0; while [ $i -lt 2000 ]; do echo line $i of many; i=$((i + 1)); done", 120)
+    lines = out.split("\n")[:-1]
+    assert lines == [f"line {i} of many" for i in range(2000)], f"{len(lines)} of 2000 lines came"
+    shell.run("echo unseen > /dev/ttyS0")
+    assert b"unseen\r\n" not in bytes(shell.console.text).split(b"ttyS0")[-1]
+
+
+def check_log(host, shell):
+    """What was said is on disk, and stays there when the hypervisor dies."""
+    shell.run("echo for the lo''g")
+    ferry.wait_for("the console's log", 10, lambda: "for the log" in host.vmctl("logs", "g", "--console").stdout)
+    os.kill(host.guest("g")["pid"], 9)
+    ferry.wait_for("the hypervisor's end", 10, lambda: host.state("g") == "crashed")
+    text = host.vmctl("logs", "g", "--console").stdout
+    assert "for the log" in text, text[-500:]
+
+
 def check_balloon(host, shell):
     # Fill memory and free it: what the guest had touched becomes the balloon's.
     shell.run("dd if=/dev/zero of=/tmp/fill bs=1M count=200 2>/dev/null; rm /tmp/fill", 120)
@@ -156,14 +178,14 @@ def check_vsock(host, shell):
 def check_moves(pair, shell):
     source, target = pair.alpha, pair.beta
     held = check_echo(source, 1000)
-    shell.console.send(b"{ while [ ! -e /tmp/stop ]; do dd if=/dev/hwrng bs=1k count=32 2>/dev/null | md5sum; done & }\n")
+    shell.console.send(b"{ while [ ! -e /tmp/stop ]; do dd if=/dev/hwrng bs=1k count=32 2>/dev/null | md5sum; done & } ; loop=$!\n")
     shell.console.expect(HASH, 30)
     for _ in range(4):
         source.vmctl("migrate", "g", target.name)
         shell.console = target.console("g", scrollback=False)
         shell.console.expect(b"(?s)" + HASH + b".*" + HASH, 30)
         source, target = target, source
-    shell.run("touch /tmp/stop")
+    shell.run("touch /tmp/stop; wait $loop")  # busybox's shell takes a job's end for the end of its input
     assert held.recv(1) == b"", "a connection to the guest outlives its move"
     check_echo(source, 100000).close()
     balloon(source, 128 * MIB)
@@ -179,10 +201,12 @@ def main():
     kernel, initrd = devices_guest()
     pair = ferry.Pair(build)
     try:
-        pair.alpha.vmctl("start", "g", "-k", kernel, "-r", initrd, "-m", "512M", "-p", "2", "--engine", "soft", "--vsock", "-a", "console=ttyS0 quiet")
+        pair.alpha.vmctl("start", "g", "-k", kernel, "-r", initrd, "-m", "512M", "-p", "2", "--engine", "soft", "--vsock", "--virtio-console", "-a", "console=ttyS0 console=hvc0")
         console = pair.alpha.console("g")
         console.expect(b"devices ready", 120)
         shell = Shell(console)
+        check_console(shell)
+        ferry.say("virtio console: works; all below is typed and read there")
         check_rng(shell)
         ferry.say("entropy device: works")
         held = check_balloon(pair.alpha, shell)
@@ -191,6 +215,8 @@ def main():
         ferry.say("socket device: both ways")
         check_moves(pair, shell)
         ferry.say("5 moves with the entropy device and the balloon in use")
+        check_log(pair.beta, shell)
+        ferry.say("console's log: there after the hypervisor was killed")
         pair.check_one_runner()
     finally:
         pair.close()

@@ -11,6 +11,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ferry  # noqa: E402
+import hv  # noqa: E402
 
 STEP = b"hostile [0-9]+\r?\n"
 GROWTH_KIB = 16 << 10  # allocator slack and caches that fill once; a leak an operation is far beyond after some seconds
@@ -35,6 +36,37 @@ def devices(pair):
     with open(disk, "wb") as f:
         f.truncate(64 << 20)
     return ["-d", disk + ",queues=2", "--vsock", "-n", "user"]
+
+
+def requests(host, name):
+    """Requests that all devices have answered, in this process."""
+    control = hv.Control(host.control_socket(name))
+    reply, _ = control.call("stats", b"")
+    control.sock.close()
+    return sum(hv.one(device, 3, 0) for device in map(hv.parse, reply.get(1, [])))
+
+
+def attack_console(pair, engine, seconds, seed):
+    """With a virtio console: what the guest says is mostly what it puts into its rings, so it is watched by what its devices do."""
+    source, target = pair.alpha, pair.beta
+    source.vmctl("start", "c", "-k", os.path.join(pair.guests, "hostile.elf"), "-m", "512M", "--engine", engine, "-a", f"seed={seed}", "--virtio-console", *devices(pair))
+    first, moves = None, 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        last = requests(source, "c")
+        ferry.wait_for("the devices to go on", 120, lambda: requests(source, "c") > last)
+        assert source.state("c") == "running", source.state("c")
+        first = first or own_memory_kib(source.guest("c")["pid"])
+        source.vmctl("migrate", "c", target.name, "--max-downtime", "5s")
+        moves += 1
+        source, target = target, source
+        ferry.wait_for("the end of the target's job", 10, lambda: not source.guest("c").get("job"))
+    ferry.wait_for("the devices to go on", 120, lambda: requests(source, "c") > 0)
+    held = own_memory_kib(source.guest("c")["pid"])
+    assert held < first + GROWTH_KIB, f"ferry-hv's own memory went from {first} to {held} KiB"
+    ferry.say(f"{engine}: with a virtio console, {moves} moves; own memory {first} then {held} KiB")
+    source.vmctl("stop", "-f", "c")
+    ferry.wait_for("the guest's end", 10, lambda: source.state("c") == "stopped")
 
 
 def attack(pair, engine, seconds, seed):
@@ -79,6 +111,7 @@ def main():
                 ferry.say("kvm: skipped, /dev/kvm cannot be opened")
                 continue
             attack(pair, engine, option("--seconds", 8), option("--seed", 1))
+            attack_console(pair, engine, option("--seconds", 8), option("--seed", 1))
     finally:
         pair.close()
 

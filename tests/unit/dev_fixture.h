@@ -24,6 +24,7 @@ struct fixture {
     uint64_t realtime_ns;
     uint8_t out[8192];
     size_t out_len;
+    struct fy_device *console; /* of the test: output goes there; NULL: into out */
     unsigned power_offs, resets, exits, rooms;
     int status;
 };
@@ -50,12 +51,21 @@ static uint64_t fx_realtime_ns(void *arg)
     return ((struct fixture *)arg)->realtime_ns;
 }
 
-static void fx_out(void *arg, const uint8_t *buf, size_t len)
+static size_t fx_out(void *arg, const uint8_t *buf, size_t len)
 {
     struct fixture *f = arg;
+    if (f->console)
+        return fy_console_put(f->console, buf, len);
     assert_true(f->out_len + len <= sizeof f->out);
     memcpy(f->out + f->out_len, buf, len);
     f->out_len += len;
+    return len;
+}
+
+static size_t fx_out_room(void *arg)
+{
+    struct fixture *f = arg;
+    return f->console ? fy_console_room(f->console) : SIZE_MAX;
 }
 
 static void fx_power_off(void *arg)
@@ -91,6 +101,7 @@ static inline void fx_init(struct fixture *f)
                                    .realtime_s = fx_realtime_s,
                                    .realtime_ns = fx_realtime_ns,
                                    .console_out = fx_out,
+                                   .console_out_room = fx_out_room,
                                    .console_room = fx_room,
                                    .power_off = fx_power_off,
                                    .reset = fx_reset,

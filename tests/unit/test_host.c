@@ -127,6 +127,42 @@ static void test_names(void **state)
         assert_false(fyd_name_ok(bad[i]));
 }
 
+static void test_runlog_trim(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/ferry-runlog-XXXXXX";
+    struct fyd *d = calloc(1, sizeof *d);
+    struct fyd_job *job = calloc(1, sizeof *job);
+    struct fyd_ho *ho = calloc(1, sizeof *ho);
+    struct stat st;
+    assert_true(d && job && ho);
+    d->runlog = mkstemp(path);
+    unlink(path);
+    assert_int_equal(ftruncate(d->runlog, FYD_RUNLOG_MAX), 0);
+    fyd_runlog_trim(d);
+    assert_int_equal(fstat(d->runlog, &st), 0);
+    assert_int_equal(st.st_size, FYD_RUNLOG_MAX); /* not too large yet */
+    assert_int_equal(ftruncate(d->runlog, FYD_RUNLOG_MAX + 1), 0);
+    d->jobs = job;
+    d->handovers = ho;
+    static const unsigned open_states[] = {FY_HO_NONE, FY_HO_HANDING, FY_HO_INCOMING};
+    for (unsigned i = 0; i < 4; i++) {
+        job->finished = i < 3;
+        ho->m.journal = i < 3 ? open_states[i] : FY_HO_DONE;
+        fyd_runlog_trim(d);
+        assert_int_equal(fstat(d->runlog, &st), 0);
+        assert_int_equal(st.st_size, FYD_RUNLOG_MAX + 1); /* may still be asked */
+    }
+    job->finished = true;
+    fyd_runlog_trim(d);
+    assert_int_equal(fstat(d->runlog, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    close(d->runlog);
+    free(ho);
+    free(job);
+    free(d);
+}
+
 static void test_runlog(void **state)
 {
     (void)state;
@@ -421,10 +457,11 @@ static void test_promise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_token),  cmocka_unit_test(test_preface),      cmocka_unit_test(test_address),
-        cmocka_unit_test(test_names),  cmocka_unit_test(test_runlog),       cmocka_unit_test(test_digest),
-        cmocka_unit_test(test_engine), cmocka_unit_test(test_channel),      cmocka_unit_test(test_spawn),
-        cmocka_unit_test(test_kill),   cmocka_unit_test(test_cgroup_limit), cmocka_unit_test(test_promise),
+        cmocka_unit_test(test_token),   cmocka_unit_test(test_preface), cmocka_unit_test(test_address),
+        cmocka_unit_test(test_names),   cmocka_unit_test(test_runlog),  cmocka_unit_test(test_runlog_trim),
+        cmocka_unit_test(test_digest),  cmocka_unit_test(test_engine),  cmocka_unit_test(test_channel),
+        cmocka_unit_test(test_spawn),   cmocka_unit_test(test_kill),    cmocka_unit_test(test_cgroup_limit),
+        cmocka_unit_test(test_promise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -95,6 +95,62 @@ static void debug_exit_status(void **state)
     d.ops->free(d.dev);
 }
 
+/* A general-purpose event: its status stays until it is cleared, the line follows status and enable. */
+static void events(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(fx_in(f, FY_PORT_GPE0, 1), 0xff); /* there is none in revision 1 */
+    assert_int_equal(fy_pm_add_events(f->bus, &f->dev, NULL), 0);
+    assert_int_equal(fx_in(f, FY_PORT_GPE0, 2), 0);
+    fy_pm_event(&f->dev, 3);
+    assert_false(f->line[FY_GSI_SCI]);
+    fx_outp(f, FY_PORT_GPE0 + 1, 1, 8);
+    assert_true(f->line[FY_GSI_SCI]);
+    assert_int_equal(fx_in(f, FY_PORT_GPE0, 2), 0x0808);
+    fx_same_after_load(f);
+    fx_mutate(f);
+    fx_outp(f, FY_PORT_GPE0, 1, 0xf7);
+    assert_true(f->line[FY_GSI_SCI]);
+    fx_outp(f, FY_PORT_GPE0, 1, 8);
+    assert_false(f->line[FY_GSI_SCI]);
+    assert_int_equal(fx_in(f, FY_PORT_GPE0, 2), 0x0800);
+    f->dev.ops->reset(f->dev.dev);
+    assert_int_equal(fx_in(f, FY_PORT_GPE0, 2), 0);
+}
+
+static void generation(void **state)
+{
+    struct fixture *f = *state;
+    struct fy_device g, pm = f->dev;
+    uint8_t first[FY_VMGENID_BYTES], id[FY_VMGENID_BYTES];
+    assert_int_equal(fy_pm_add_events(f->bus, &f->dev, NULL), 0);
+    assert_int_equal(fy_vmgenid_new(f->bus, NULL, &g, NULL), 0);
+    fy_vmgenid_get(&g, first);
+    for (unsigned i = 0; i < sizeof first; i += 4) {
+        uint32_t part;
+        memcpy(&part, first + i, 4);
+        assert_int_equal(fy_bus_read(f->bus, FY_SPACE_MMIO, FY_VMGENID_ADDRESS + i, 4), part);
+    }
+    fy_bus_write(f->bus, FY_SPACE_MMIO, FY_VMGENID_ADDRESS, 8, 0);
+    assert_int_equal(fy_bus_read(f->bus, FY_SPACE_MMIO, FY_VMGENID_ADDRESS + 64, 8), 0);
+    g.ops->reset(g.dev);
+    fy_vmgenid_get(&g, id);
+    assert_memory_equal(id, first, sizeof id); /* neither a write nor a reset changes it */
+    fx_outp(f, FY_PORT_GPE0 + 1, 1, 1 << FY_GPE_VMGENID);
+    assert_false(f->line[FY_GSI_SCI]);
+    assert_int_equal(fy_vmgenid_change(&g, &pm, NULL), 0);
+    assert_true(f->line[FY_GSI_SCI]);
+    fy_vmgenid_get(&g, id);
+    assert_memory_not_equal(id, first, sizeof id);
+    f->dev = g;
+    fx_same_after_load(f);
+    fx_mutate(f);
+    f->dev = pm;
+    fy_vmgenid_get(&g, first);
+    assert_memory_equal(id, first, sizeof id);
+    g.ops->free(g.dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -103,6 +159,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(timer_follows_the_guest_clock, setup, teardown),
         cmocka_unit_test_setup_teardown(resets, setup, teardown),
         cmocka_unit_test_setup_teardown(debug_exit_status, setup, teardown),
+        cmocka_unit_test_setup_teardown(events, setup, teardown),
+        cmocka_unit_test_setup_teardown(generation, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -219,13 +219,14 @@ static void console_keeps_the_last(void **state)
     (void)state;
     struct fy_device c;
     static uint8_t buf[FY_CONSOLE_SCROLLBACK];
-    assert_int_equal(fy_console_new(&c, NULL), 0);
+    const struct fy_console_config config = {.gate = NULL};
+    assert_int_equal(fy_console_new(&config, &c, NULL), 0);
     uint8_t line[100];
     unsigned total = 0;
     while (total < 3 * FY_CONSOLE_SCROLLBACK) {
         for (unsigned i = 0; i < sizeof line; i++)
             line[i] = (uint8_t)((total + i) % 251);
-        fy_console_append(&c, line, sizeof line);
+        fy_console_put(&c, line, sizeof line);
         total += sizeof line;
     }
     uint64_t at;
@@ -237,9 +238,9 @@ static void console_keeps_the_last(void **state)
     size_t len;
     struct fy_device d;
     assert_int_equal(c.ops->save(c.dev, &s, &len, NULL), 0);
-    assert_int_equal(fy_console_new(&d, NULL), 0);
+    assert_int_equal(fy_console_new(&config, &d, NULL), 0);
     assert_int_equal(d.ops->load(d.dev, s, len, NULL), 0);
-    fy_console_append(&d, (const uint8_t *)"!", 1);
+    fy_console_put(&d, (const uint8_t *)"!", 1);
     /* Places in all output go on where another process took it up. */
     assert_int_equal(fy_console_scrollback(&d, total - 4, buf, sizeof buf, &at), 5);
     assert_int_equal(at, total - 4);
