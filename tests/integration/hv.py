@@ -9,7 +9,7 @@ import tempfile
 MSG_MAX = 128 << 10
 
 # Request.op, Response.op and the fields that are used
-REQUEST = {"describe": 4, "pause": 6, "save_state": 14, "load_state": 15, "run": 18, "quit": 22, "run_to": 24, "count": 25, "digest": 26, "balloon": 27, "stats": 28, "nic": 41, "generation": 42}
+REQUEST = {"describe": 4, "pause": 6, "save_state": 14, "load_state": 15, "run": 18, "quit": 22, "run_to": 24, "count": 25, "digest": 26, "balloon": 27, "stats": 28, "nic": 41, "generation": 43}
 
 
 class Refused(Exception):
