@@ -68,6 +68,10 @@ int fy_vmgenid_new(struct fy_bus *bus, const uint8_t *id, struct fy_device *out,
  * is read in pieces. */
 int fy_vmgenid_change(struct fy_device *vmgenid, struct fy_device *pm, struct fy_err *e);
 void fy_vmgenid_get(struct fy_device *vmgenid, uint8_t id[FY_VMGENID_BYTES]);
+/* VMClock: registers at FY_VMCLOCK_ADDRESS. Going on with a loaded state is a disturbance of the guest's
+ * clocks; copied: the guest is a copy from now on, too. Any thread. */
+int fy_vmclock_new(struct fy_bus *bus, struct fy_device *out, struct fy_err *e);
+void fy_vmclock_copied(struct fy_device *vmclock);
 
 /* Debug exit: a 32-bit write of V at port 0xf4 ends the guest with status 2V + 1. */
 int fy_debug_exit_new(struct fy_bus *bus, const struct fy_dev_host *host, struct fy_device *out,

@@ -30,6 +30,8 @@
 #define FY_GPE_VMGENID 0          /* general-purpose events, by bit */
 #define FY_VMGENID_ADDRESS 0xfed10000u
 #define FY_VMGENID_WINDOW 4096
+#define FY_VMCLOCK_ADDRESS 0xfed11000u
+#define FY_VMCLOCK_WINDOW 4096
 #define FY_GSI_INTX 16 /* to 19 */
 /* PCI slots: a device's is a function of what it is, not of what else there is. 0 and 1 are the platform's.
  */

@@ -202,6 +202,9 @@ static int make_generation(struct fy_machine *m, struct fy_err *e)
         fy_vmgenid_new(m->bus, repeatable ? first : NULL, next(m), e) < 0)
         return -1;
     m->device_count++;
+    if (fy_vmclock_new(m->bus, next(m), e) < 0)
+        return -1;
+    m->device_count++;
     return 0;
 }
 
@@ -326,7 +329,10 @@ int fy_machine_new_generation(struct fy_machine *m, struct fy_err *e)
     struct fy_device *d = fy_machine_device(m, "vmgenid");
     if (!d)
         return fy_fail(e, FY_EUNSUPPORTED, "this guest has no generation ID");
-    return fy_vmgenid_change(d, &m->devices[DEV_PM], e);
+    if (fy_vmgenid_change(d, &m->devices[DEV_PM], e) < 0)
+        return -1;
+    fy_vmclock_copied(fy_machine_device(m, "vmclock"));
+    return 0;
 }
 
 void fy_machine_power_button(struct fy_machine *m)

@@ -47,6 +47,7 @@ static bool expects(const Ferry__Machine *d, const char *id)
         {"debug-exit", d->debug_exit},
         {"pci", d->revision >= 2},
         {"vmgenid", d->revision >= 2},
+        {"vmclock", d->revision >= 2},
         {"rng", d->rng},
         {"balloon", d->balloon},
         {"vsock", d->vsock_cid != 0},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// VM generation ID of machine revision 2 (hv/dev/vmgenid.c), told of by general-purpose event 0.
+// VM generation ID of machine revision 2 (hv/dev/vmgenid.c), told of by general-purpose event 0, and VMClock (hv/dev/vmclock.c).
 DefinitionBlock ("vmgen.aml", "SSDT", 2, "FERRY ", "FERRYGEN", 1)
 {
     Scope (\_SB)
@@ -17,6 +17,17 @@ DefinitionBlock ("vmgen.aml", "SSDT", 2, "FERRY ", "FERRYGEN", 1)
             Name (_CRS, ResourceTemplate ()
             {
                 Memory32Fixed (ReadOnly, 0xFED10000, 0x00001000)
+            })
+        }
+
+        Device (VCLK)
+        {
+            Name (_HID, "AMZNC10C")
+            Name (_CID, "VMCLOCK")
+            Name (_DDN, "VMCLOCK")
+            Name (_CRS, ResourceTemplate ()
+            {
+                Memory32Fixed (ReadOnly, 0xFED11000, 0x00001000)
             })
         }
     }

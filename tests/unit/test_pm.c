@@ -151,9 +151,57 @@ static void generation(void **state)
     g.ops->free(g.dev);
 }
 
+static uint64_t clock_word(struct fixture *f, unsigned at, unsigned size)
+{
+    return fy_bus_read(f->bus, FY_SPACE_MMIO, FY_VMCLOCK_ADDRESS + at, size);
+}
+
+/* Offsets of Linux's vmclock-abi.h. */
+static void vmclock(void **state)
+{
+    struct fixture *f = *state;
+    struct fy_device c, pm = f->dev;
+    uint8_t *saved;
+    size_t len;
+    assert_int_equal(fy_vmclock_new(f->bus, &c, NULL), 0);
+    assert_int_equal(clock_word(f, 0, 4), 0x4b4c4356);
+    assert_int_equal(clock_word(f, 4, 4), 4096);
+    assert_int_equal(clock_word(f, 8, 2), 1);
+    assert_int_equal(clock_word(f, 10, 1), 0xff); /* no counter: no time is offered */
+    assert_int_equal(clock_word(f, 24, 8), 0x100);
+    assert_int_equal(clock_word(f, 12, 4), 0);
+    assert_int_equal(clock_word(f, 16, 8), 0);
+    for (unsigned at = 0; at < FY_VMCLOCK_WINDOW; at += 8)
+        fy_bus_write(f->bus, FY_SPACE_MMIO, FY_VMCLOCK_ADDRESS + at, 8, UINT64_MAX);
+    c.ops->reset(c.dev);
+    assert_int_equal(clock_word(f, 16, 8), 0); /* neither a write nor a reset disturbs it */
+    fy_vmclock_copied(&c);
+    assert_int_equal(clock_word(f, 12, 4), 2);
+    assert_int_equal(clock_word(f, 16, 8), 1);
+    assert_int_equal(clock_word(f, 104, 8), 1);
+    c.ops->resume(c.dev);
+    assert_int_equal(clock_word(f, 16, 8), 1);
+    /* Going on from a loaded state is a disturbance, and no copy. */
+    assert_int_equal(c.ops->save(c.dev, &saved, &len, NULL), 0);
+    fy_vmclock_copied(&c);
+    assert_int_equal(c.ops->load(c.dev, saved, len, NULL), 0);
+    assert_int_equal(clock_word(f, 16, 8), 1);
+    c.ops->resume(c.dev);
+    assert_int_equal(clock_word(f, 12, 4), 4);
+    assert_int_equal(clock_word(f, 16, 8), 2);
+    assert_int_equal(clock_word(f, 104, 8), 1);
+    assert_int_equal(clock_word(f, 4088, 8), 0);
+    free(saved);
+    f->dev = c;
+    fx_mutate(f);
+    f->dev = pm;
+    c.ops->free(c.dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(vmclock, setup, teardown),
         cmocka_unit_test_setup_teardown(power_button, setup, teardown),
         cmocka_unit_test_setup_teardown(soft_off, setup, teardown),
         cmocka_unit_test_setup_teardown(timer_follows_the_guest_clock, setup, teardown),
