@@ -76,7 +76,7 @@ static void await(int sock, const struct cli_request *r)
     sigprocmask(SIG_SETMASK, &old, NULL);
 }
 
-static int receive(struct cli *c, int sock, const struct cli_request *r)
+int cli_receive(struct cli *c, int sock, const struct cli_request *r)
 {
     static uint8_t buf[FY_MSG_MAX];
     for (;;) {
@@ -98,7 +98,7 @@ static int receive(struct cli *c, int sock, const struct cli_request *r)
         if (!reply)
             cli_fail(c, code,
                      "the daemon's answer cannot be read (do vmctl and ferryd have the same version?)");
-        else if (code)
+        else if (code && !r->quiet)
             cli_fail(c, code, "%s", *reply->text ? reply->text : fy_code_name(code));
         for (int i = 0; i < nfds; i++)
             fy_close(&fds[i]);
@@ -109,32 +109,41 @@ static int receive(struct cli *c, int sock, const struct cli_request *r)
     }
 }
 
-int cli_call(struct cli *c, const struct cli_request *r)
+int cli_send(struct cli *c, const struct cli_request *r, int *sock)
 {
     int code = 0;
     struct fy_err e;
-    int sock = cli_connect(c, &code);
-    if (sock < 0)
+    *sock = cli_connect(c, &code);
+    if (*sock < 0)
         return code;
     r->req->api_version = CLI_API_VERSION;
     size_t len = ferry__api_request__get_packed_size(r->req);
     uint8_t *buf = len <= FY_MSG_MAX ? malloc(len + 1) : NULL;
-    struct sigaction sa = {.sa_handler = on_sigint};
-    struct sigaction old;
-    if (r->on_interrupt)
-        sigaction(SIGINT, &sa, &old);
     if (!buf) {
         code = cli_fail(c, FY_EUSAGE, "the request is too long");
     } else {
         ferry__api_request__pack(r->req, buf);
-        if (fy_msg_send(sock, buf, len, r->fds, r->nfds, &e) < 0)
+        if (fy_msg_send(*sock, buf, len, r->fds, r->nfds, &e) < 0)
             code = cli_fail(c, e.code, "%s", e.text);
-        else
-            code = receive(c, sock, r);
     }
+    free(buf);
+    if (code)
+        fy_close(sock);
+    return code;
+}
+
+int cli_call(struct cli *c, const struct cli_request *r)
+{
+    int sock;
+    struct sigaction sa = {.sa_handler = on_sigint};
+    struct sigaction old;
+    if (r->on_interrupt)
+        sigaction(SIGINT, &sa, &old);
+    int code = cli_send(c, r, &sock);
+    if (code == 0)
+        code = cli_receive(c, sock, r);
     if (r->on_interrupt)
         sigaction(SIGINT, &old, NULL);
-    free(buf);
-    close(sock);
+    fy_close(&sock);
     return code;
 }

@@ -53,10 +53,15 @@ struct cli_request {
     cli_reply_cb on_reply; /* may be NULL */
     void *arg;
     void (*on_interrupt)(void *arg); /* SIGINT came; NULL: it ends vmctl */
+    bool quiet;                      /* a refusal is not told on stderr */
 };
 
 /* Connect, send, receive replies to the last. Returns 0 or the code, which has been told on stderr. */
 int cli_call(struct cli *c, const struct cli_request *r);
+/* Its halves, for several requests at once, each on a connection of its own: send fills *sock (the caller's
+ * to close; -1 on failure). */
+int cli_send(struct cli *c, const struct cli_request *r, int *sock);
+int cli_receive(struct cli *c, int sock, const struct cli_request *r);
 
 /* Connect to the daemon, or -1 (told). */
 int cli_connect(struct cli *c, int *code);

@@ -26,7 +26,7 @@ const struct cli_verb cli_verbs[] = {
     {"host", verb_host, "init|invite|join|list|remove", "this host and those it trusts"},
     {"image", verb_image, "create|seed", "make a disk to boot from, or one with settings"},
     {"doctor", verb_doctor, "", "what this host can and cannot do, and why"},
-    {"top", verb_top, "[--interval T] [--count N]", "what guests use: CPU, memory, disks, networks"},
+    {"top", verb_top, "[--interval T] [--count N] [--dirty]", "what guests use: CPU, memory, disks, networks"},
     {"watch", verb_watch, "", "every change as it happens"},
     {"version", verb_version, "", "versions of vmctl and ferryd"},
     {"__complete", verb_complete, "", ""},

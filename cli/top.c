@@ -7,6 +7,7 @@
 
 #include "cli/args.h"
 #include "cli/cli.h"
+#include "hv/base/io.h"
 
 #define GUESTS_MAX 1024
 
@@ -16,6 +17,8 @@ struct reading {
     uint64_t taken_ns, cpu_ns, vcpu_ns, steal_ns;
     uint64_t memory, resident, balloon, reported;
     uint64_t disk_requests, disk_read, disk_written, net_in, net_out;
+    bool dirty_known;
+    uint64_t dirty; /* bytes a second in the interval before */
 };
 
 struct survey {
@@ -27,6 +30,7 @@ struct survey {
 static const struct option longs[] = {
     {"interval", required_argument, NULL, 'i'},
     {"count", required_argument, NULL, 'n'},
+    {"dirty", no_argument, NULL, 'd'},
     {NULL, 0, NULL, 0},
 };
 
@@ -95,6 +99,54 @@ static const struct reading *find(const struct survey *s, const char *name)
     return NULL;
 }
 
+static void on_rate(void *arg, const Ferry__ApiReply *r, int *fds, int nfds)
+{
+    (void)fds;
+    (void)nfds;
+    struct reading *g = arg;
+    if (r->kind_case == FERRY__API_REPLY__KIND_RATE && !r->code) {
+        g->dirty_known = true;
+        g->dirty = r->rate->bytes_per_s;
+    }
+}
+
+/* The interval over which each running guest's writes are logged, all at once; into *s. A guest that ends or
+ * moves meanwhile has no rate. */
+static int log_dirty(struct cli *c, struct survey *s, uint64_t interval_ns)
+{
+    int *socks = calloc(s->count + 1, sizeof *socks);
+    int code = socks ? 0 : cli_fail(c, FY_ERESOURCE, "no memory");
+    for (size_t i = 0; socks && i < s->count; i++) {
+        Ferry__ApiRequest req = FERRY__API_REQUEST__INIT;
+        Ferry__ApiDirtyRate op = FERRY__API_DIRTY_RATE__INIT;
+        op.name = s->guests[i].name;
+        op.interval_ns = interval_ns;
+        req.op_case = FERRY__API_REQUEST__OP_DIRTY_RATE;
+        req.dirty_rate = &op;
+        s->guests[i].dirty_known = false;
+        socks[i] = -1;
+        if (code == 0 && !strcmp(s->guests[i].state, "running"))
+            code = cli_send(c, &(struct cli_request){.req = &req}, &socks[i]);
+    }
+    for (size_t i = 0; socks && i < s->count; i++)
+        if (socks[i] >= 0) {
+            cli_receive(c, socks[i],
+                        &(struct cli_request){.on_reply = on_rate, .arg = &s->guests[i], .quiet = true});
+            fy_close(&socks[i]);
+        }
+    free(socks);
+    return code;
+}
+
+static void carry_rates(struct survey *now, const struct survey *was)
+{
+    for (size_t i = 0; i < now->count; i++) {
+        const struct reading *g = find(was, now->guests[i].name);
+        now->guests[i].dirty_known = g && g->dirty_known;
+        now->guests[i].dirty = g ? g->dirty : 0;
+    }
+}
+
 /* Units a second; 0 where a counter began anew (the guest was started again or came back). */
 static double rate(uint64_t now, uint64_t was, uint64_t ns)
 {
@@ -144,10 +196,12 @@ static void print_json(struct cli_json *j, const struct reading *g, const struct
     cli_json_double(j, "disk_written_bytes_per_s", u->disk_written, 0);
     cli_json_double(j, "net_in_bytes_per_s", u->net_in, 0);
     cli_json_double(j, "net_out_bytes_per_s", u->net_out, 0);
+    if (g->dirty_known)
+        cli_json_u64(j, "dirty_bytes_per_s", g->dirty);
     cli_json_close(j, '}');
 }
 
-static void table_row(struct cli_table *t, const struct reading *g, const struct use *u)
+static void table_row(struct cli_table *t, const struct reading *g, const struct use *u, bool dirty)
 {
     char a[16], b[16], d[16];
     cli_table_cell(t, "%s", g->name);
@@ -163,20 +217,24 @@ static void table_row(struct cli_table *t, const struct reading *g, const struct
     cli_table_cell(t, "%s", size_of(u->disk_written, b));
     cli_table_cell(t, "%s", size_of(u->net_in, a));
     cli_table_cell(t, "%s", size_of(u->net_out, b));
+    if (dirty)
+        cli_table_cell(t, "%s", g->dirty_known ? cli_size(g->dirty, a) : "-");
 }
 
-static int print(const struct cli *c, const struct survey *now, const struct survey *was, bool screen)
+static int print(const struct cli *c, const struct survey *now, const struct survey *was, bool screen,
+                 bool dirty)
 {
-    static const char *const heads[] = {"NAME",     "STATE",    "CPU%",     "STEAL%", "MEMORY",
-                                        "RESIDENT", "BALLOON",  "RETURNED", "DISK/S", "READ/S",
-                                        "WRITE/S",  "NET IN/S", "OUT/S"};
+    static const char *const heads[] = {"NAME",     "STATE",    "CPU%",     "STEAL%",   "MEMORY",
+                                        "RESIDENT", "BALLOON",  "RETURNED", "DISK/S",   "READ/S",
+                                        "WRITE/S",  "NET IN/S", "OUT/S",    "DIRTIED/S"};
     struct cli_json j = {0};
-    struct cli_table t = {.columns = 13, .numeric = 0x1ffc};
+    unsigned columns = dirty ? 14 : 13;
+    struct cli_table t = {.columns = columns, .numeric = 0x3ffc};
     if (c->json) {
         j = cli_json_begin(stdout);
         cli_json_array(&j, "guests");
     }
-    for (size_t i = 0; i < 13; i++)
+    for (size_t i = 0; i < columns; i++)
         cli_table_cell(&t, "%s", heads[i]);
     for (size_t i = 0; i < now->count; i++) {
         const struct reading *before = find(was, now->guests[i].name);
@@ -184,7 +242,7 @@ static int print(const struct cli *c, const struct survey *now, const struct sur
         if (c->json)
             print_json(&j, &now->guests[i], &u);
         else
-            table_row(&t, &now->guests[i], &u);
+            table_row(&t, &now->guests[i], &u, dirty);
     }
     if (c->json) {
         cli_json_close(&j, ']');
@@ -210,16 +268,17 @@ int verb_top(struct cli *c)
 {
     uint64_t interval = 1000000000ull, count = 0;
     int code = 0, o;
-    bool screen = !c->json && isatty(STDOUT_FILENO);
+    bool screen = !c->json && isatty(STDOUT_FILENO), dirty = false;
     while ((o = cli_option(c, "i:n:", longs, &code)) != -1) {
         if (o == -2)
             return code;
+        dirty |= o == 'd';
         if (o == 'i' && (cli_parse_time(optarg, &interval) < 0 || interval < 100000000ull))
             return cli_fail(c, FY_EUSAGE, "--interval %s: a time of 100ms or more", optarg);
         if (o == 'n' && cli_parse_number(optarg, 1, 1000000, &count) < 0)
             return cli_fail(c, FY_EUSAGE, "--count %s: how many readings to print", optarg);
     }
-    if ((code = cli_operands(c, 0, "[--interval T] [--count N]")) != 0)
+    if ((code = cli_operands(c, 0, "[--interval T] [--count N] [--dirty]")) != 0)
         return code;
     /* Without a terminal there is nobody to end it. */
     if (!count && !screen && !c->json)
@@ -227,10 +286,16 @@ int verb_top(struct cli *c)
     struct survey a = {0}, b = {0};
     code = take(c, &a);
     for (uint64_t n = 0; code == 0 && (!count || n < count); n++) {
-        wait_ns(interval);
-        code = take(c, &b);
+        if (dirty && a.count)
+            code = log_dirty(c, &a, interval);
+        else
+            wait_ns(interval);
         if (code == 0)
-            code = print(c, &b, &a, screen);
+            code = take(c, &b);
+        if (code == 0) {
+            carry_rates(&b, &a);
+            code = print(c, &b, &a, screen, dirty);
+        }
         struct survey old = a;
         a = b;
         b = old;

@@ -68,6 +68,7 @@ _vmctl()
         migrate) words+=' --plan --max-downtime --deadline --on-miss --channels --compress --max-bandwidth --plaintext --verify --paused --detach' ;;
         stop) words+=' --force --wait' ;;
         dirty-rate) words+=' --interval' ;;
+        top) words+=' --interval --count --dirty' ;;
         watch) words+=' --after' ;;
         job) words+=' --max-bandwidth --max-downtime --run-here --gone' ;;
         host) words+=' --name --address' ;;

@@ -220,6 +220,14 @@ def dirty_rate(pair):
     mib = rate / (1 << 20) if rate > 1 << 16 else rate
     if not 30 <= mib <= 200:
         raise Failure(f"a guest that writes 100 MiB/s is measured at {mib}")
+    # In top, with a guest that stands beside it.
+    pair.start(pair.alpha, "still", "mem=16 mode=idle fill=zero", "64M", 1)
+    pair.alpha.vmctl("pause", "still")
+    rows = {g["name"]: g for g in pair.alpha.json("top", "--dirty", "--count", "1")[-1]["guests"]}
+    if not 30 <= rows["g"].get("dirty_bytes_per_s", 0) / (1 << 20) <= 200 or "dirty_bytes_per_s" in rows["still"]:
+        raise Failure(f"top --dirty: {rows}")
+    if "dirty_bytes_per_s" in pair.alpha.json("top", "--count", "1")[-1]["guests"][0]:
+        raise Failure("top logs guests' writes unasked")
 
 
 class Viewer:
