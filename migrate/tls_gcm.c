@@ -351,6 +351,15 @@ static int provide(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, cons
 }
 
 static bool offered;
+static OSSL_PROVIDER *loaded[2];
+
+/* Before OpenSSL's own clean-up, which frees no provider that somebody holds. Ciphers in use hold theirs. */
+static void unload(void)
+{
+    for (unsigned i = 0; i < FY_ARRAY_LEN(loaded); i++)
+        if (loaded[i])
+            OSSL_PROVIDER_unload(loaded[i]);
+}
 
 /* Where the library has only what OpenSSL has too, OpenSSL stays: AES by whole vectors makes the difference.
  */
@@ -368,8 +377,12 @@ static void offer(void)
     }
     library = m;
     /* A provider loaded by name keeps OpenSSL from loading its own unasked. */
-    offered = OSSL_PROVIDER_add_builtin(NULL, "ferry", provide) == 1 && OSSL_PROVIDER_load(NULL, "default") &&
-              OSSL_PROVIDER_load(NULL, "ferry");
+    if (OSSL_PROVIDER_add_builtin(NULL, "ferry", provide) == 1) {
+        loaded[0] = OSSL_PROVIDER_load(NULL, "default");
+        loaded[1] = OSSL_PROVIDER_load(NULL, "ferry");
+    }
+    offered = loaded[0] && loaded[1];
+    atexit(unload);
 }
 
 const char *fy_tls_gcm_query(void)

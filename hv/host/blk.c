@@ -258,20 +258,13 @@ static void on_end(int fd, unsigned ready, void *arg)
     free_blk(b);
 }
 
-/* A warning of this disk's, in place of an earlier one of its own; "": none any more. */
+/* "": the server is there again. */
 static void warn(struct fyd_blk *b, const char *text)
 {
-    struct fyd_guest *g = b->g;
-    char mine[16];
-    snprintf(mine, sizeof mine, "disk%u: ", b->index);
-    if (!*text && strncmp(g->warning, mine, strlen(mine)) != 0)
-        return;
-    if (*text)
-        snprintf(g->warning, sizeof g->warning, "%sits server is gone: %.180s", mine, text);
-    else
-        g->warning[0] = 0;
-    if (!g->forget)
-        fyd_changed_guest(g, false);
+    char device[16], words[256];
+    snprintf(device, sizeof device, "disk%u", b->index);
+    snprintf(words, sizeof words, *text ? "its server is gone: %.180s" : "%s", text);
+    fyd_guest_warn_of(b->g, device, words);
 }
 
 static int say(struct fyd_blk *b, const Ferry__BlkRequest *r, const int *fds, int nfds, struct fy_err *e)

@@ -262,6 +262,8 @@ struct fyd_guest *fyd_guest_new(struct fyd *d, const char *name, const uint8_t u
 void fyd_guest_remove(struct fyd_guest *g);
 void fyd_guest_set_state(struct fyd_guest *g, enum fyd_gstate state);
 void fyd_guest_persist(struct fyd_guest *g, fyd_inv_cb cb, void *arg);
+/* A warning about one of its devices, in place of an earlier one about the same; text "": none any more. */
+void fyd_guest_warn_of(struct fyd_guest *g, const char *device, const char *text);
 void fyd_guest_path(const struct fyd_guest *g, const char *file, char out[PATH_MAX]);
 /* Make folder, memory, sockets and process; cb when it serves, or has failed and is gone. */
 void fyd_guest_launch(struct fyd_guest *g, const struct fyd_launch *l, fyd_launch_cb cb, void *arg);

@@ -186,6 +186,20 @@ void fyd_guest_persist(struct fyd_guest *g, fyd_inv_cb cb, void *arg)
     fyd_inv_put_guest(g->d->inv, &row, cb, arg);
 }
 
+void fyd_guest_warn_of(struct fyd_guest *g, const char *device, const char *text)
+{
+    size_t len = strlen(device);
+    bool mine = !strncmp(g->warning, device, len) && g->warning[len] == ':';
+    if (!*text && !mine)
+        return;
+    if (*text)
+        snprintf(g->warning, sizeof g->warning, "%s: %.220s", device, text);
+    else
+        g->warning[0] = 0;
+    if (!g->forget)
+        fyd_changed_guest(g, false);
+}
+
 void fyd_guest_set_state(struct fyd_guest *g, enum fyd_gstate state)
 {
     if (g->state == state)

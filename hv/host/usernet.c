@@ -90,22 +90,6 @@ static struct fyd_usernet *usernet_of(struct fyd_guest *g, unsigned i)
     return u;
 }
 
-/* A warning of this card's, in place of an earlier one of its own; "": none any more. */
-static void warn(struct fyd_usernet *u, const char *text)
-{
-    struct fyd_guest *g = u->g;
-    char mine[16];
-    snprintf(mine, sizeof mine, "net%u: ", u->index);
-    if (!*text && strncmp(g->warning, mine, strlen(mine)) != 0)
-        return;
-    if (*text)
-        snprintf(g->warning, sizeof g->warning, "%s%.200s", mine, text);
-    else
-        g->warning[0] = 0;
-    if (!g->forget)
-        fyd_changed_guest(g, false);
-}
-
 static void on_control(int fd, unsigned ready, void *arg)
 {
     struct fyd_usernet *u = arg;
@@ -122,8 +106,11 @@ static void on_control(int fd, unsigned ready, void *arg)
         return; /* its pidfd says the rest */
     }
     Ferry__NetEvent *ev = ferry__net_event__unpack(NULL, (size_t)n, buf);
-    if (ev && u->g)
-        warn(u, ev->warning);
+    if (ev && u->g) {
+        char device[16];
+        snprintf(device, sizeof device, "net%u", u->index);
+        fyd_guest_warn_of(u->g, device, ev->warning);
+    }
     if (ev)
         ferry__net_event__free_unpacked(ev, NULL);
 }

@@ -1,34 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Offsets are of the setup header in Linux Documentation/arch/x86/boot.rst; items as in hv/dev/fwcfg.h. */
+/* Linux Documentation/arch/x86/boot.rst; items as in hv/dev/fwcfg.h. */
 #include "hv/vm/fwkernel.h"
 
 #include <string.h>
 
 #include "hv/base/checked.h"
 #include "hv/dev/fwcfg.h"
+#include "hv/vm/bzimage.h"
 #include "hv/vm/load_private.h"
 #include "proto/wire.h"
 
 #define SECTOR 512u
 #define SETUP_MAX (65u * SECTOR)
-#define HDR_SETUP_SECTS 0x1f1
-#define HDR_BOOT_FLAG 0x1fe
-#define HDR_MAGIC 0x202
-#define HDR_VERSION 0x206
-#define HDR_TYPE_OF_LOADER 0x210
-#define HDR_LOADFLAGS 0x211
-#define HDR_RAMDISK_IMAGE 0x218
-#define HDR_RAMDISK_SIZE 0x21c
-#define HDR_HEAP_END 0x224
-#define HDR_CMD_LINE_PTR 0x228
-#define HDR_INITRD_ADDR_MAX 0x22c
-#define HDR_CMDLINE_SIZE 0x238
-#define HDR_PREF_ADDRESS 0x258
-#define HDR_INIT_SIZE 0x260
-#define HDR_END 0x268
-#define LOADED_HIGH 0x01
-#define CAN_USE_HEAP 0x80
-#define LOADER_UNDEFINED 0xff
 
 /* Where the BIOS's option ROM puts it all: setup code with its heap and stack in one segment. */
 #define SETUP_AT 0x10000u

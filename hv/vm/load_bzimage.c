@@ -4,30 +4,10 @@
 #include <string.h>
 
 #include "hv/base/checked.h"
+#include "hv/vm/bzimage.h"
 #include "hv/vm/load_private.h"
 #include "hv/vm/lowmem.h"
 #include "proto/wire.h"
-
-/* Offsets in the file and, from HDR_SETUP_SECTS on, in boot_params. */
-#define HDR_SETUP_SECTS 0x1f1
-#define HDR_SYSSIZE 0x1f4
-#define HDR_BOOT_FLAG 0x1fe
-#define HDR_JUMP_LENGTH 0x201
-#define HDR_MAGIC 0x202
-#define HDR_VERSION 0x206
-#define HDR_TYPE_OF_LOADER 0x210
-#define HDR_LOADFLAGS 0x211
-#define HDR_RAMDISK_IMAGE 0x218
-#define HDR_RAMDISK_SIZE 0x21c
-#define HDR_CMD_LINE_PTR 0x228
-#define HDR_INITRD_ADDR_MAX 0x22c
-#define HDR_KERNEL_ALIGNMENT 0x230
-#define HDR_RELOCATABLE 0x234
-#define HDR_XLOADFLAGS 0x236
-#define HDR_CMDLINE_SIZE 0x238
-#define HDR_PREF_ADDRESS 0x258
-#define HDR_INIT_SIZE 0x260
-#define HDR_END 0x268 /* what protocol 2.12 has */
 
 #define BP_BYTES 4096
 #define BP_ACPI_RSDP 0x070
@@ -36,10 +16,7 @@
 #define BP_E820_TABLE 0x2d0
 #define E820_BYTES 20
 
-#define LOADED_HIGH 0x01
-#define XLF_KERNEL_64 0x0001
 #define ENTRY_64 0x200
-#define LOADER_UNDEFINED 0xff
 
 #define PTE_PRESENT_WRITE 0x3ull
 #define PTE_LARGE 0x80ull

@@ -37,26 +37,10 @@ print(mib / (time.monotonic() - begin))
 """
 
 
-def archive(files):
-    """A cpio archive (newc) of {name: (mode, bytes)}; folders have no bytes but the mode of one."""
-    out = b""
-    for path, (mode, body) in [*files.items(), ("TRAILER!!!", (0, b""))]:
-        head = "070701" + "".join(f"{v:08x}" for v in (0, mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(path) + 1, 0))
-        out += head.encode() + path.encode() + b"\0"
-        out += b"\0" * (-len(out) % 4) + body
-        out += b"\0" * (-len(out) % 4)
-    return out
-
-
-def contents(path):
-    with open(path, "rb") as f:
-        return f.read()
-
-
 def guest_initrd(build):
     """The devices guest's, with the program that reads and writes the disk."""
-    return contents(devices_guest()[1]) + gzip.compress(
-        archive({"bin/diskio": (0o100755, contents(os.path.join(build, "tests", "guests", "diskio")))}), 1, mtime=0)
+    return lab.contents(devices_guest()[1]) + gzip.compress(
+        lab.archive({"bin/diskio": (0o100755, lab.contents(os.path.join(build, "tests", "guests", "diskio")))}), 1, mtime=0)
 
 
 def qemu_words(accel, cpu, memory, image, aio, kernel, initrd, serial, netdev):
@@ -241,20 +225,18 @@ class Lab:
         for line in ldd.splitlines():
             words = line.split()
             if len(words) > 2 and words[2].startswith("/"):
-                files["qemu/lib/" + words[0]] = (0o100755, contents(words[2]))
+                files["qemu/lib/" + words[0]] = (0o100755, lab.contents(words[2]))
             elif "not found" in line:
                 raise Failure(f"QEMU in the cache lacks a library: {line.strip()}")
         for name in ("bios-256k.bin", "linuxboot_dma.bin", "kvmvapic.bin"):
             path = next((p for p in (os.path.join(root, "usr/share", d, name) for d in ("qemu", "seabios")) if os.path.exists(p)), None)
             if path:
-                files["qemu/share/" + name] = (0o100644, contents(path))
-        files["qemu/qemu-system-x86_64"] = (0o100755, contents(binary))
+                files["qemu/share/" + name] = (0o100644, lab.contents(path))
+        files["qemu/qemu-system-x86_64"] = (0o100755, lab.contents(binary))
         files["qemu/qemu"] = (0o100755, b'#!/bin/sh\nLD_LIBRARY_PATH=/qemu/lib exec /qemu/qemu-system-x86_64 -L /qemu/share "$@"\n')
-        modules = os.path.join(os.path.dirname(devices_guest()[0]), "root", "lib", "modules")
-        files["modules/tun.ko"] = (0o100644, contents(os.path.join(modules, os.listdir(modules)[0], "kernel/drivers/net/tun.ko")))
+        files["modules/tun.ko"] = (0o100644, lab.kernel_module("drivers/net/tun.ko"))
         files["guest/bench.gz"] = (0o100644, guest_initrd(self.args.build))
-        with open(self.lab.image, "ab") as f:
-            f.write(archive(files))
+        self.lab.add(files)
 
     def start(self, side, user):
         assert not user

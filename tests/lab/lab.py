@@ -45,6 +45,29 @@ def wait_for(what, timeout, condition, interval=0.05):
         time.sleep(interval)
 
 
+def contents(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def kernel_module(path):
+    """A module of the lab hosts' kernel, by its path below kernel/."""
+    modules = os.path.join(CACHE, "kernel-6.1", "root", "lib", "modules")
+    return contents(os.path.join(modules, os.listdir(modules)[0], "kernel", path))
+
+
+def archive(files):
+    """A cpio archive (newc) of {name: (mode, bytes)}; folders have no bytes but the mode of one. The kernel unpacks several, one behind
+    the other."""
+    out = b""
+    for path, (mode, body) in [*files.items(), ("TRAILER!!!", (0, b""))]:
+        head = "070701" + "".join(f"{v:08x}" for v in (0, mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(path) + 1, 0))
+        out += head.encode() + path.encode() + b"\0"
+        out += b"\0" * (-len(out) % 4) + body
+        out += b"\0" * (-len(out) % 4)
+    return out
+
+
 class Result:
     def __init__(self, command, data):
         out, zero, tail = data.rpartition(b"\0")
@@ -114,7 +137,7 @@ class Console:
 class Host:
     """One lab host. `links` are (unix socket, is server) of the wires to its peers, in the order of `peers`."""
 
-    def __init__(self, lab, name, number, peers, links, cpu="EPYC", memory=1536, append=""):
+    def __init__(self, lab, name, number, peers, links, cpu="EPYC", memory=1536, append="", devices=()):
         self.lab = lab
         self.name = name
         self.address = f"10.77.0.{number}"
@@ -129,6 +152,7 @@ class Host:
                               f"lab.peers={','.join(peers)} {append}",
                    "-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-10.0.2.15:7",
                    "-device", "virtio-net-pci,netdev=n0,romfile="]
+        command += devices
         for i, (path, server) in enumerate(links, 1):
             # Whoever connects may be there before the one that listens.
             side = "server=on" if server else "server=off,reconnect-ms=100"
@@ -257,6 +281,11 @@ class Lab:
         self.hosts = {}
         self.numbers = {}
         subprocess.run([os.path.join(TOP, "tests", "lab", "mklab"), build, self.image], check=True)
+
+    def add(self, files):
+        """Put files into what hosts boot from (see archive)."""
+        with open(self.image, "ab") as f:
+            f.write(archive(files))
 
     def plan(self, *names):
         """Say which hosts there will be, for the wires between them."""
