@@ -68,6 +68,7 @@ struct fy_source {
     uint64_t left_bytes;   /* at the last count */
     uint64_t round_bytes;  /* to be dealt with in this round, for progress */
     bool prepared;         /* HANDING_OVER is durable */
+    bool relays;           /* the target takes frames that come here later */
     uint64_t last_progress_ns, round_began_ns;
 
     Ferry__JobReport report;
@@ -91,6 +92,8 @@ void fy_source_progress(struct fy_source *s, const char *phase, bool force);
 
 /* source_switch.c: pause, last pages, state, hand-over. */
 int fy_source_switch(struct fy_source *s, struct fy_err *e);
+/* source_frames.c: what comes to the guest's cards here goes after it; the guest runs there. */
+void fy_source_relay(struct fy_source *s);
 
 /* Put the gate from OPEN to COMMITTED; -1 with the cancel's error when it lost. */
 int fy_source_commit_gate(struct fy_source *s, struct fy_err *e);

@@ -136,6 +136,7 @@ static int commit(struct fy_source *s, uint64_t paused_at, struct fy_err *e)
         rc = fy_fail(e, FY_ECORRUPT, "the target's RUNNING is of another hand-over");
     if (rc == 0) {
         s->report.resume_ns = r->commit_to_run_ns;
+        s->relays = r->takes_frames;
         /* Half of the round trip is COMMIT's way there; the answer's way back is not downtime. */
         s->report.downtime_ns =
             sent - paused_at + FY_MIN(s->round_trip_ns / 2, 1000000ull) + r->commit_to_run_ns;
@@ -214,5 +215,7 @@ int fy_source_switch(struct fy_source *s, struct fy_err *e)
     s->report.dirty_rate = (uint64_t)(s->policy.dirty_rate * 1e9);
     uint64_t pages_ns = (uint64_t)((double)s->report.last_round_bytes / s->policy.throughput);
     s->report.switch_ns = s->report.downtime_ns > pages_ns ? s->report.downtime_ns - pages_ns : 0;
+    if (s->relays && s->machine->n_nics)
+        fy_source_relay(s);
     return tell_daemon(s, e);
 }

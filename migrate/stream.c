@@ -113,7 +113,7 @@ int fy_record_piece(struct fy_chan *c, void *to, uint32_t len, uint32_t *crc, st
 
 bool fy_record_known(uint16_t type)
 {
-    return (type >= FY_REC_HELLO && type <= FY_REC_TICKET) ||
+    return (type >= FY_REC_HELLO && type <= FY_REC_FRAMES) ||
            (type >= FY_REC_PAGES && type <= FY_REC_BARRIER) ||
            (type >= FY_REC_QUERY && type <= FY_REC_CONSOLE_BYTES);
 }

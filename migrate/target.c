@@ -18,6 +18,9 @@
 #include "proto/stream.pb-c.h"
 
 /* From READY on the source decides within a second or two; past this the guest stays where it was. */
+/* FRAMES: how long for the next one, and how many. */
+#define FRAMES_TIMEOUT_MS 500
+#define FRAMES_RECORDS_MAX 256
 #define COMMIT_TIMEOUT_MS 10000
 #define LINGER_MS 2000
 
@@ -252,6 +255,29 @@ static int await_commit(struct fy_target *t, struct fy_err *e)
     return ours ? 0 : fy_fail(e, FY_ECORRUPT, "COMMIT of another hand-over");
 }
 
+/* What came for the guest's cards at the source. It runs: nothing here is worth an error of the job's. */
+static int take_frames(struct fy_target *t, struct fy_err *e)
+{
+    bool last = false;
+    for (unsigned i = 0; !last && i < FRAMES_RECORDS_MAX; i++) {
+        struct fy_record_header h;
+        int n = fy_chan_wait(t->control.chan, -1, FRAMES_TIMEOUT_MS, e);
+        if (n == 0)
+            return fy_fail(e, FY_EDEADLINE, "none came within %d ms", FRAMES_TIMEOUT_MS);
+        if (n < 0 || fy_control_read(&t->control, FY_REC_FRAMES, &h, e) < 0)
+            return -1;
+        Ferry__StreamFrames *m = ferry__stream_frames__unpack(NULL, h.length, t->control.buf);
+        if (!m)
+            return fy_fail(e, FY_ECORRUPT, "FRAMES does not parse");
+        last = m->last;
+        int rc = m->frames.len ? fy_ctl_late_frames(t->ctl, m->frames.data, m->frames.len, e) : 0;
+        ferry__stream_frames__free_unpacked(m, NULL);
+        if (rc < 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* The daemon runs the guest and records it, not this worker. */
 static int run_guest(struct fy_target *t, uint64_t commit_ns, struct fy_err *e)
 {
@@ -265,6 +291,7 @@ static int run_guest(struct fy_target *t, uint64_t commit_ns, struct fy_err *e)
     if (fy_job_call(t->job, &out, &in, NULL, e) < 0)
         return -1;
     Ferry__StreamRunning r = FERRY__STREAM_RUNNING__INIT;
+    r.takes_frames = t->has_nics;
     r.handover_id = t->start->job_id;
     if (in->kind_case == FERRY__WORKER_IN__KIND_RUN) {
         r.resume_ns = in->run->resume_ns;
@@ -280,6 +307,8 @@ static int run_guest(struct fy_target *t, uint64_t commit_ns, struct fy_err *e)
     struct fy_err lost;
     if (fy_control_send(&t->control, FY_REC_RUNNING, &r.base, &lost) < 0)
         fy_warn("the guest runs here, but its source could not be told: %s", lost.text);
+    else if (t->has_nics && take_frames(t, &lost) < 0)
+        fy_debug("frames from the guest's old place: %s", lost.text);
     return 0;
 }
 

@@ -23,6 +23,7 @@ struct fy_target {
     int wake_fd;
     pthread_mutex_t lock; /* sink, control and gone against the job's reading thread */
     struct fy_sink *sink;
+    bool has_nics; /* of its machine */
     bool gone;
     struct fy_err gone_err;
     struct fy_ctl *ctl;

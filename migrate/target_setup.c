@@ -150,6 +150,7 @@ int fy_target_description(struct fy_target *t, struct fy_err *e)
         rc = fy_target_fault(FY_FAULT_DST_CONNECTED, e);
     if (rc == 0) {
         t->report.ram_bytes = m->machine->memory_bytes;
+        t->has_nics = m->machine->n_nics > 0;
         rc = create(t, m->machine, e);
         if (rc < 0) {
             struct fy_err ignored;

@@ -47,6 +47,7 @@ enum fy_record {
     FY_REC_ERROR = 10,
     FY_REC_RATE = 11,
     FY_REC_TICKET = 12, /* first record of a data channel: HMAC-SHA-256(ticket, "channel" || number) */
+    FY_REC_FRAMES = 13, /* after RUNNING */
     /* data channels */
     FY_REC_PAGES = 32,   /* see fy_pages */
     FY_REC_ZERO = 33,    /* runs of zero pages: {first u64, count u64}[] */

@@ -288,6 +288,19 @@ int fy_ctl_write_back(struct fy_ctl *c, struct fy_err *e)
     return call(c, &req, NULL, 0, FERRY__RESPONSE__OP_EMPTY, NULL, NULL, e);
 }
 
+int fy_ctl_frames(struct fy_ctl *c, Ferry__ControlOut **resp, struct fy_err *e)
+{
+    REQUEST(req, frames, FRAMES, Ferry__FramesRequest, FERRY__FRAMES_REQUEST__INIT);
+    return call(c, &req, NULL, 0, FERRY__RESPONSE__OP_FRAMES, NULL, resp, e);
+}
+
+int fy_ctl_late_frames(struct fy_ctl *c, const uint8_t *frames, size_t len, struct fy_err *e)
+{
+    REQUEST(req, late_frames, LATE_FRAMES, Ferry__LateFramesRequest, FERRY__LATE_FRAMES_REQUEST__INIT);
+    body.frames = (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)frames, .len = len};
+    return call(c, &req, NULL, 0, FERRY__RESPONSE__OP_EMPTY, NULL, NULL, e);
+}
+
 int fy_ctl_latch(struct fy_ctl *c, const uint8_t id[16], struct fy_err *e)
 {
     REQUEST(req, latch, LATCH, Ferry__LatchRequest, FERRY__LATCH_REQUEST__INIT);

@@ -42,6 +42,9 @@ int fy_ctl_save_state(struct fy_ctl *c, int *fd, uint64_t *bytes, struct fy_err 
 /* warning: at least FY_ERR_TEXT bytes, or NULL. */
 int fy_ctl_load_state(struct fy_ctl *c, int fd, uint64_t bytes, char *warning, struct fy_err *e);
 int fy_ctl_write_back(struct fy_ctl *c, struct fy_err *e);
+/* Frames that came after the hand-over (->response->frames), and what another host had of such. */
+int fy_ctl_frames(struct fy_ctl *c, Ferry__ControlOut **resp, struct fy_err *e);
+int fy_ctl_late_frames(struct fy_ctl *c, const uint8_t *frames, size_t len, struct fy_err *e);
 int fy_ctl_latch(struct fy_ctl *c, const uint8_t id[16], struct fy_err *e);
 
 #endif

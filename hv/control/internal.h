@@ -82,6 +82,7 @@ struct fy_answer {
         Ferry__BalloonReply balloon;
         Ferry__StatsReply stats;
         Ferry__GenerationReply generation;
+        Ferry__FramesReply frames;
     } u;
     uint8_t generation_id[16];
     uint64_t balloon_stats[FY_BALLOON_STATS];
@@ -115,6 +116,8 @@ void fy_status_nics(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply
 void fy_status_disks(struct fy_server *s, struct fy_answer *a, Ferry__StatusReply *r);
 int fy_op_disk(struct fy_server *s, const Ferry__DiskRequest *op, const int *fds, int nfds, struct fy_err *e);
 int fy_op_stats(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
+int fy_op_frames(struct fy_server *s, struct fy_answer *a, struct fy_err *e);
+int fy_op_late_frames(struct fy_server *s, const Ferry__LateFramesRequest *op, struct fy_err *e);
 int fy_op_generation(struct fy_server *s, bool change, struct fy_answer *a, struct fy_err *e);
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a,
                   struct fy_err *e);

@@ -268,6 +268,13 @@ int fy_op(struct fy_conn *c, const Ferry__Request *q, const int *fds, int nfds, 
         return fy_op_balloon(s, q->balloon, a, e);
     case FERRY__REQUEST__OP_GENERATION:
         return fy_op_generation(s, q->generation->change, a, e);
+    case FERRY__REQUEST__OP_FRAMES:
+        return fy_op_frames(s, a, e);
+    case FERRY__REQUEST__OP_LATE_FRAMES:
+        if (fy_op_late_frames(s, q->late_frames, e) < 0)
+            return -1;
+        fy_answer_empty(a);
+        return 0;
     case FERRY__REQUEST__OP_NIC:
         if (fy_op_nic(s, q->nic, fds, nfds, e) < 0)
             return -1;

@@ -7,7 +7,9 @@
 #include "hv/base/io.h"
 #include "hv/control/internal.h"
 #include "hv/dev/tokens.h"
+#include "hv/dev/virtio_net.h"
 #include "hv/dev/virtio_vsock.h"
+#include "proto/wire.h"
 
 int fy_op_balloon(struct fy_server *s, const Ferry__BalloonRequest *op, struct fy_answer *a, struct fy_err *e)
 {
@@ -49,6 +51,47 @@ int fy_op_generation(struct fy_server *s, bool change, struct fy_answer *a, stru
     r->id = (ProtobufCBinaryData){sizeof a->generation_id, a->generation_id};
     a->resp.op_case = FERRY__RESPONSE__OP_GENERATION;
     a->resp.generation = r;
+    return 0;
+}
+
+#define FRAMES_ROOM (FY_MSG_MAX - 1024)
+
+int fy_op_frames(struct fy_server *s, struct fy_answer *a, struct fy_err *e)
+{
+    static uint8_t buf[FRAMES_ROOM];
+    Ferry__FramesReply *r = &a->u.frames;
+    size_t used = 0;
+    bool more = false;
+    if (!fy_life_latched(s->life))
+        return fy_fail(e, FY_ESTATE, "this guest was not handed over: its frames are its own");
+    for (unsigned i = 0; i < fy_machine_nics(s->m) && !more; i++)
+        used += fy_virtio_net_collect(fy_machine_nic(s->m, i), i, buf + used, sizeof buf - used, &more);
+    ferry__frames_reply__init(r);
+    r->frames = (ProtobufCBinaryData){used, buf};
+    r->more = more;
+    a->resp.op_case = FERRY__RESPONSE__OP_FRAMES;
+    a->resp.frames = r;
+    return 0;
+}
+
+int fy_op_late_frames(struct fy_server *s, const Ferry__LateFramesRequest *op, struct fy_err *e)
+{
+    const uint8_t *p = op->frames.data;
+    size_t left = op->frames.len;
+    if (!fy_machine_running(s->m) && fy_life_latched(s->life))
+        return fy_fail(e, FY_ESTATE, "this guest was handed over");
+    while (left) {
+        if (left < FY_LATE_HEAD || fy_get32(p + 4) > left - FY_LATE_HEAD)
+            return fy_fail(e, FY_ECORRUPT, "%zu bytes are no frame", left);
+        size_t len = FY_LATE_HEAD + fy_get32(p + 4);
+        struct fy_device *d = fy_machine_nic(s->m, fy_get32(p));
+        if (!d)
+            return fy_fail(e, FY_ECORRUPT, "a frame for network card %u", fy_get32(p));
+        if (fy_virtio_net_late(d, p, len, e) < 0)
+            return -1;
+        p += len;
+        left -= len;
+    }
     return 0;
 }
 

@@ -90,6 +90,7 @@ static void net_reset(void *dev)
 {
     struct net *n = dev;
     net_driver_reset(n);
+    net_late_clear(n);
     n->features = 0;
     n->loaded = false;
     n->announces = 0;
@@ -257,6 +258,7 @@ static void net_free(void *dev)
     if (n->io)
         fy_iothread_run(n->io, free_watches, n);
     fy_iothread_free(n->io);
+    net_late_clear(n);
     n->b->ops->free(n->b);
     for (unsigned i = 0; i < FY_NET_PAIRS_MAX; i++)
         free(n->pair[i].frames[0].data);

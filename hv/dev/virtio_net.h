@@ -35,6 +35,15 @@ struct fy_net_status {
     struct fy_net_counters rx, tx;
 };
 
+/* A frame on its way between hosts: card u32, length u32, struct fy_net_hdr, the frame. */
+#define FY_LATE_HEAD (8 + FY_NET_HDR_BYTES)
+/* Frames that have come to a card whose guest has left, into buf; returns the bytes used. *more: there are
+ * others. The machine is latched: it will not run again. The main thread. */
+size_t fy_virtio_net_collect(struct fy_device *d, unsigned card, uint8_t *buf, size_t room, bool *more);
+/* Give the driver a frame (a whole record, from another host: nothing in it is believed) before what comes by
+ * the card's own way. As on a wire, one too many is lost. FY_ECORRUPT. The main thread. */
+int fy_virtio_net_late(struct fy_device *d, const uint8_t *record, size_t len, struct fy_err *e);
+
 /* All three: a device of fy_virtio_net_new; the main thread. */
 void fy_virtio_net_status(struct fy_device *d, struct fy_net_status *s);
 /* Give a card whose backend has gone another descriptor (taken over on success): its link comes up. */

@@ -57,6 +57,7 @@ struct net_driver {
 };
 
 struct net;
+struct net_late;
 
 struct net_pair {
     struct net *n;
@@ -82,6 +83,9 @@ struct net {
     bool loaded;        /* its state came from elsewhere and it has not run here */
     unsigned announces; /* frames still to be sent */
     struct net_driver d;
+    struct net_late *late, **late_end; /* virtio_net_late.c; oldest first */
+    unsigned late_count;
+    size_t late_bytes;
     struct fy_tokens rx_tokens, tx_tokens;
     struct fy_net_counters rx, tx;
     struct net_pair pair[FY_NET_PAIRS_MAX];
@@ -113,6 +117,10 @@ void net_configure(struct net *n);
 /* Have watches and timers set anew on the card's thread. */
 void net_again(struct net *n);
 void net_driver_reset(struct net *n);
+/* The oldest of the frames that came late, NULL: none; done with it; with all. */
+struct fy_net_rx *net_late_head(struct net *n);
+void net_late_drop(struct net *n);
+void net_late_clear(struct net *n);
 
 int net_save(void *dev, uint8_t **buf, size_t *len, struct fy_err *e);
 int net_load(void *dev, const uint8_t *buf, size_t len, struct fy_err *e);

@@ -104,15 +104,19 @@ void net_rx(struct net *n, unsigned pair)
     p->starved = false;
     fy_vq_disable_kicks(q);
     for (unsigned turn = 0; turn < NET_TURN && n->link; turn++) {
-        if (p->at == p->count && !refill(n, p))
+        struct fy_net_rx *late = pair == 0 ? net_late_head(n) : NULL;
+        if (!late && p->at == p->count && !refill(n, p))
             break;
-        enum taken t = deliver(n, q, &p->frames[p->at]);
+        enum taken t = deliver(n, q, late ? late : &p->frames[p->at]);
         if (t == STARVED) {
             p->starved = true;
             break;
         }
         n->rx.dropped += t == DROPPED;
-        p->at++;
+        if (late)
+            net_late_drop(n);
+        else
+            p->at++;
     }
     if (p->starved) {
         fy_watch_free(p->in);

@@ -274,6 +274,11 @@ static int release_disks(struct fy_life *l, struct fy_err *e)
     return r;
 }
 
+bool fy_life_latched(const struct fy_life *l)
+{
+    return l->latched;
+}
+
 int fy_life_latch(struct fy_life *l, const uint8_t id[16], struct fy_err *e)
 {
     if (l->latched && !memcmp(id, l->handover_id, 16))

@@ -48,6 +48,8 @@ void fy_life_done(struct fy_life *l);
 void fy_life_start(struct fy_life *l);
 
 Ferry__GuestState fy_life_state(struct fy_life *l);
+/* Handed over, or about to be: it runs here again only if that is resolved so. Main thread. */
+bool fy_life_latched(const struct fy_life *l);
 /* Why it crashed or how it ended, "" while it lives. */
 const char *fy_life_report(struct fy_life *l);
 

@@ -266,7 +266,8 @@ def check_bridge(pair, wire):
     echo.wait(30)
     ferry.say("silence of an open TCP connection over a move, and the downtime, ms: " +
               ", ".join(f"{s:.0f}/{d:.0f}" for s, d in silences))
-    assert shell.run("cat /sys/class/net/eth0/operstate").strip() == "up"
+    link = shell.run("cat /sys/class/net/eth0/operstate")
+    assert link.split()[-1:] == ["up"], f"the link is {link!r}"
     pair.alpha.vmctl("stop", "b", "-f")
     ferry.wait_for("the tap goes with its guest", 10, lambda: "fy" not in run("ip", "-n", pair.net[0], "-o", "link").stdout)
 

@@ -629,6 +629,71 @@ static void test_move(void **state)
     close_card(&c);
 }
 
+/* Frames that come while the guest is away are taken out, whole and in order, and given to it elsewhere. */
+static void test_late(void **state)
+{
+    (void)state;
+    static uint8_t buf[8 * 2048];
+    struct card c;
+    struct fy_err e = {0};
+    size_t used = 0, turns = 0;
+    bool more = true;
+    open_card(&c, 0);
+    start(&c, F_MAC, 2);
+    c.d.dev.ops->pause(c.d.dev.dev);
+    for (unsigned n = 0; n < 8; n++)
+        wire_send(&c, n, 100 + 200 * n, NULL);
+    while (more) { /* room for one or two at a time */
+        size_t got = fy_virtio_net_collect(&c.d.dev, 3, buf + used, 1700, &more);
+        assert_true(got || !more);
+        used += got;
+        turns++;
+    }
+    assert_true(turns > 3);
+    assert_int_equal(fy_virtio_net_collect(&c.d.dev, 3, buf + used, 1700, &more), 0);
+    c.d.dev.ops->resume(c.d.dev.dev);
+    const uint8_t *p = buf;
+    for (unsigned n = 0; n < 8; n++) {
+        uint32_t len = 100 + 200 * n, got;
+        assert_int_equal(fy_get32(p), 3);
+        assert_int_equal(fy_get32(p + 4), len);
+        assert_true(is_frame(p + FY_LATE_HEAD, n, len));
+        assert_int_equal(fy_virtio_net_late(&c.d.dev, p, FY_LATE_HEAD + len, &e), 0);
+        add_rx(&c, n, 2048);
+        drv_kick(&c.d, RX);
+        drv_wait(&c.d, RX, &got);
+        assert_int_equal(got, FY_NET_HDR_BYTES + len);
+        assert_true(is_frame(drv_at(&c.d, DRV_DATA + n * 4096ull + FY_NET_HDR_BYTES), n, len));
+        p += FY_LATE_HEAD + len;
+    }
+    assert_ptr_equal(p, buf + used);
+    /* What is no frame is refused, and what no driver takes has an end. */
+    for (size_t len = 0; len < FY_LATE_HEAD + FY_NET_FRAME_MIN; len++) {
+        assert_int_equal(fy_virtio_net_late(&c.d.dev, buf, len, &e), -1);
+        assert_int_equal(e.code, FY_ECORRUPT);
+    }
+    uint64_t dropped = status(&c).rx.dropped;
+    for (unsigned i = 0; i < 3000; i++)
+        assert_int_equal(fy_virtio_net_late(&c.d.dev, buf, FY_LATE_HEAD + 100, &e), 0);
+    assert_in_range(status(&c).rx.dropped - dropped, 1000, 3000);
+    /* A header that breaks rules comes from another host, too. */
+    close_card(&c);
+    open_card(&c, 0);
+    start(&c, F_MAC, 2);
+    memset(buf + 8, 0xff, FY_NET_HDR_BYTES);
+    dropped = status(&c).rx.dropped;
+    add_rx(&c, 0, 2048);
+    assert_int_equal(fy_virtio_net_late(&c.d.dev, buf, FY_LATE_HEAD + 100, &e), 0);
+    memset(buf + 8, 0, FY_NET_HDR_BYTES);
+    assert_int_equal(fy_virtio_net_late(&c.d.dev, buf, FY_LATE_HEAD + 100, &e), 0);
+    drv_kick(&c.d, RX);
+    uint32_t got;
+    drv_wait(&c.d, RX, &got);
+    assert_int_equal(got, FY_NET_HDR_BYTES + 100);
+    assert_int_equal(status(&c).rx.dropped - dropped, 1);
+    close_card(&c);
+}
+
 static void test_state(void **state)
 {
     (void)state;
@@ -749,6 +814,7 @@ int main(void)
         cmocka_unit_test(test_link),
         cmocka_unit_test(test_gate),
         cmocka_unit_test(test_move),
+        cmocka_unit_test(test_late),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_limit),
         cmocka_unit_test(test_tokens),
