@@ -69,8 +69,9 @@ int fy_vmgenid_new(struct fy_bus *bus, const uint8_t *id, struct fy_device *out,
 int fy_vmgenid_change(struct fy_device *vmgenid, struct fy_device *pm, struct fy_err *e);
 void fy_vmgenid_get(struct fy_device *vmgenid, uint8_t id[FY_VMGENID_BYTES]);
 /* VMClock: registers at FY_VMCLOCK_ADDRESS. Going on with a loaded state is a disturbance of the guest's
- * clocks; copied: the guest is a copy from now on, too. Any thread. */
-int fy_vmclock_new(struct fy_bus *bus, struct fy_device *out, struct fy_err *e);
+ * clocks; copied: the guest is a copy from now on, too. steady: its time is counted by instructions, and no
+ * move disturbs it. Any thread. */
+int fy_vmclock_new(struct fy_bus *bus, bool steady, struct fy_device *out, struct fy_err *e);
 void fy_vmclock_copied(struct fy_device *vmclock);
 
 /* Debug exit: a 32-bit write of V at port 0xf4 ends the guest with status 2V + 1. */

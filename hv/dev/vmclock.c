@@ -38,7 +38,8 @@ enum {
 struct vmclock {
     pthread_mutex_t lock;
     uint8_t page[ABI_BYTES]; /* what follows is 0 */
-    bool came;               /* with a state, and has not run since */
+    bool steady;
+    bool came; /* with a state, and has not run since */
 };
 
 static uint64_t vmclock_read(void *dev, uint64_t offset, unsigned size)
@@ -112,7 +113,7 @@ static void vmclock_resume(void *dev)
 {
     struct vmclock *c = dev;
     pthread_mutex_lock(&c->lock);
-    if (c->came)
+    if (c->came && !c->steady)
         disturb(c, false);
     c->came = false;
     pthread_mutex_unlock(&c->lock);
@@ -141,13 +142,14 @@ static const struct fy_dev_ops vmclock_ops = {
     .resume = vmclock_resume,
 };
 
-int fy_vmclock_new(struct fy_bus *bus, struct fy_device *out, struct fy_err *e)
+int fy_vmclock_new(struct fy_bus *bus, bool steady, struct fy_device *out, struct fy_err *e)
 {
     static const struct fy_io_ops io = {.read = vmclock_read, .write = vmclock_write};
     struct vmclock *c = calloc(1, sizeof *c);
     if (!c)
         return fy_fail(e, FY_ERESOURCE, "no memory for VMClock");
     pthread_mutex_init(&c->lock, NULL);
+    c->steady = steady;
     fy_put32(c->page + AT_MAGIC, MAGIC);
     fy_put32(c->page + AT_SIZE, FY_VMCLOCK_WINDOW);
     fy_put16(c->page + AT_VERSION, VERSION);

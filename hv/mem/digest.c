@@ -32,7 +32,8 @@ static uint64_t pages_of(const struct fy_gmem *m, uint64_t from, uint64_t to)
 
 int fy_gmem_digest(const struct fy_gmem *m, uint64_t *out, struct fy_err *e)
 {
-    off_t at = 0, end = (off_t)m->bytes;
+    /* Boot images come last, and are no memory of the guest's. */
+    off_t at = 0, end = (off_t)(m->images ? m->images->offset : m->bytes);
     *out = 0;
     while (at < end) {
         at = lseek(m->fd, at, SEEK_DATA);
@@ -41,7 +42,7 @@ int fy_gmem_digest(const struct fy_gmem *m, uint64_t *out, struct fy_err *e)
         off_t hole = at < 0 ? -1 : lseek(m->fd, at, SEEK_HOLE);
         if (hole < 0)
             return fy_fail_errno(e, FY_EFAIL, errno, "cannot search the guest's memory for data");
-        *out += pages_of(m, (uint64_t)at / PAGE * PAGE, (uint64_t)hole);
+        *out += pages_of(m, (uint64_t)at / PAGE * PAGE, (uint64_t)(hole < end ? hole : end));
         at = hole;
     }
     return 0;

@@ -202,7 +202,7 @@ static int make_generation(struct fy_machine *m, struct fy_err *e)
         fy_vmgenid_new(m->bus, repeatable ? first : NULL, next(m), e) < 0)
         return -1;
     m->device_count++;
-    if (fy_vmclock_new(m->bus, next(m), e) < 0)
+    if (fy_vmclock_new(m->bus, repeatable, next(m), e) < 0)
         return -1;
     m->device_count++;
     return 0;

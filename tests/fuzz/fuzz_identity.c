@@ -41,7 +41,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fy_bus *bus = f.bus;
     MUST(fy_pm_new(bus, &f.host, &pm, NULL) == 0);
     MUST(fy_pm_add_events(bus, &pm, NULL) == 0);
-    MUST((is_clock ? fy_vmclock_new(bus, &f.dev, NULL) : fy_vmgenid_new(bus, first, &f.dev, NULL)) == 0);
+    MUST((is_clock ? fy_vmclock_new(bus, data[0] & 2, &f.dev, NULL)
+                   : fy_vmgenid_new(bus, first, &f.dev, NULL)) == 0);
     fuzz_device_run(&f, data + 1, size - 1);
     pm.ops->free(pm.dev);
     return 0;

@@ -163,7 +163,7 @@ static void vmclock(void **state)
     struct fy_device c, pm = f->dev;
     uint8_t *saved;
     size_t len;
-    assert_int_equal(fy_vmclock_new(f->bus, &c, NULL), 0);
+    assert_int_equal(fy_vmclock_new(f->bus, false, &c, NULL), 0);
     assert_int_equal(clock_word(f, 0, 4), 0x4b4c4356);
     assert_int_equal(clock_word(f, 4, 4), 4096);
     assert_int_equal(clock_word(f, 8, 2), 1);
