@@ -119,7 +119,7 @@ def main():
     p.add_argument("--runs", type=int, default=7)
     p.add_argument("--seconds", type=int, default=4, help="for each disk case")
     p.add_argument("--mib", type=int, default=32, help="for each network case here; a lab host moves 8")
-    p.add_argument("--aio", default="io_uring", choices=["threads", "io_uring"], help="QEMU's")
+    p.add_argument("--aio", default="threads", choices=["threads", "io_uring"], help="QEMU's; the lab's tmpfs makes io_uring slow")
     p.add_argument("--build", required=True)
     args = p.parse_args()
     unknown = [c for c in args.cases if c not in CASES]
