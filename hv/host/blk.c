@@ -176,10 +176,9 @@ static int ask_server(struct measure *m, const Ferry__Disk *k, struct fy_err *e)
     return r;
 }
 
-static int look_into(const struct fyd *d, int fd, const Ferry__Disk *k, uint64_t *bytes, struct fy_err *e)
+static int look_into(int fd, const Ferry__Disk *k, uint64_t *bytes, struct fy_err *e)
 {
     uint8_t h[FYD_QCOW2_HEADER];
-    (void)d;
     ssize_t n = pread(fd, h, sizeof h, 0);
     if (n < 0)
         return fy_fail_errno(e, FY_EFAIL, errno, "disk %s", k->source);
@@ -196,7 +195,7 @@ static void measure_next(struct measure *m)
             continue;
         if ((r = fyd_blk_may(m->d, k, false, &e)) == 0 && !fyd_disk_is_nbd(k)) {
             int fd = fyd_disk_open(m->d, k, false, &e);
-            r = fd < 0 ? -1 : look_into(m->d, fd, k, &k->bytes, &e);
+            r = fd < 0 ? -1 : look_into(fd, k, &k->bytes, &e);
             fy_close(&fd);
         } else if (r == 0 && (r = ask_server(m, k, &e)) == 0) {
             return;
@@ -287,7 +286,7 @@ static int connect_image(struct fyd_blk *b, int fds[3], struct fy_err *e)
     if (fd < 0)
         return -1;
     fyd_guest_path(b->g, "", folder);
-    int r = look_into(b->d, fd, b->disk, &bytes, e);
+    int r = look_into(fd, b->disk, &bytes, e);
     if (r == 0)
         r = fyd_qcow2_serve(b->d, folder, fd, b->disk->cache, b->disk->read_only, fds, e);
     fy_close(&fd);

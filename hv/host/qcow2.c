@@ -133,7 +133,11 @@ static int spawn(struct fyd *d, const char *cache, bool read_only, int listener,
     *pidfd = fy_dup(v->pidfd);
     v->next = d->servers;
     d->servers = v;
-    return 0;
+    if (v->watch && *pidfd >= 0)
+        return 0;
+    /* Its connection is closed by the caller, and with that it ends too. */
+    fyd_kill(v->pidfd);
+    return *pidfd < 0 ? fy_fail(e, FY_ERESOURCE, "no descriptor for a server") : -1;
 }
 
 int fyd_qcow2_serve(struct fyd *d, const char *folder, int fd, const char *cache, int read_only, int fds[3],
