@@ -86,6 +86,13 @@ static void driver(struct world *w, uint32_t op)
         fy_put16(buf + 6, (uint16_t)(v >> 6));
         buf[12] = v & 8 ? 0xff : 2;
         buf[17] = 1;
+        if (v & 0x20) { /* by way of another host */
+            struct fy_err e;
+            uint8_t late[8 + sizeof buf] = {0};
+            memcpy(late + 8, buf, sizeof buf);
+            fy_virtio_net_late(&w->f.dev, late, v >> 12 & 0xfff, &e);
+            break;
+        }
         send(wire, buf, v >> 12 & 0xfff, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     }
