@@ -31,6 +31,7 @@ class Client:
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
         self.acknowledged = 0
         self.longest = 0.0
+        self.longest_began = 0.0
         self.stopped = False
         self.error = None
         self.thread = threading.Thread(target=self._run)
@@ -52,7 +53,9 @@ class Client:
                 self.error = f"insert {n}: {line!r} {self.p.stderr.read()!r}"
                 return
             self.acknowledged = n
-            self.longest = max(self.longest, time.monotonic() - began)
+            took = time.monotonic() - began
+            if took > self.longest:
+                self.longest, self.longest_began = took, began
 
     def take_longest(self):
         longest, self.longest = self.longest, 0.0

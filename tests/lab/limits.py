@@ -76,13 +76,13 @@ def io_weights(lab):
         reading = lab.alpha.json("top --interval 20s --count 1")[-1]["guests"]
         return [next(g["disk_requests_per_s"] for g in reading if g["name"] == name) for name in weights]
 
-    free = use()
-    say(f"with nothing set: {free[0]:.0f} and {free[1]:.0f} requests a second")
     for name, weight in weights.items():
         lab.alpha.vmctl(f"set {name} --io-weight {weight}")
         said = host.run(f"cat /sys/fs/cgroup/ferry/{lab.alpha.guest(name)['uuid'].replace('-', '')}/io.weight").stdout.split()
         if said[:2] != ["default", str(weight)]:
             raise Failure(f"io.weight of {name}: {said}")
+    free = use()
+    say(f"with weights alone: {free[0]:.0f} and {free[1]:.0f} requests a second")
     # A model of 40 requests a second, always: what each of these guests could do by itself is more, also on a busy machine.
     limits = " ".join(f"{way}{what}" for way in "rw" for what in ("bps=100000000", "seqiops=40", "randiops=40"))
     host.run(f"echo '{device} ctrl=user model=linear {limits}' >/sys/fs/cgroup/io.cost.model && "
@@ -90,7 +90,7 @@ def io_weights(lab):
     thin, thick = use()
     say(f"weights 100 and 400 of a disk of 40 requests a second: {thin:.1f} and {thick:.1f}")
     if not 3.4 < thick / thin < 4.6 or thin + thick > 48 or min(free) < 48:
-        raise Failure(f"{thin} and {thick} requests a second; with nothing set {free}")
+        raise Failure(f"{thin} and {thick} requests a second; with weights alone {free}")
     host.run(f"echo '{device} enable=0' >/sys/fs/cgroup/io.cost.qos")
     for console, name in zip(consoles, weights):
         console.close()

@@ -106,18 +106,18 @@ def check_disk(disk):
 def moves(lab, work, number):
     source, target = lab.alpha, lab.beta
     console = work.session.console
-    work.client.take_longest()
     begin, known = time.monotonic(), work.client.acknowledged
-    pgwork.ferry.wait_for("transactions", BOOT, lambda: work.client.error or work.client.acknowledged >= known + 60)
-    say(f"before the moves 60 transactions take {time.monotonic() - begin:.0f} s, the longest of them {work.client.take_longest() * 1000:.0f} ms")
+    work.client.take_longest()
+    pgwork.ferry.wait_for("transactions", BOOT, lambda: work.client.error or work.client.acknowledged >= known + 100)
+    say(f"before the moves 100 transactions take {time.monotonic() - begin:.0f} s, the longest of them {work.client.take_longest() * 1000:.0f} ms")
     for i in range(number):
-        before = work.client.acknowledged
+        before, began = work.client.acknowledged, time.monotonic()
         wait, down, total = work.moved(lambda s=source, t=target: move(s, t, "w", BUDGET))
         console.close()
         source, target = target, source
         console = Console(source, "w")
-        say(f"move {i + 1} to {source.name}: {total:.0f} ms, down {down:.0f} ms, the client's longest wait {wait:.0f} ms, "
-            f"{work.client.acknowledged - before} of its transactions meanwhile")
+        say(f"move {i + 1} to {source.name}: {total:.0f} ms, down {down:.0f} ms, the client's longest wait {wait:.0f} ms, from "
+            f"{(work.client.longest_began - began) * 1000:.0f} ms on, {work.client.acknowledged - before} of its transactions meanwhile")
     return source, console
 
 
