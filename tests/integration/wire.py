@@ -6,8 +6,8 @@ import subprocess
 import ferry
 
 
-def run(*argv, check=True, **kw):
-    r = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, **kw)
+def run(*argv, check=True, timeout=120, **kw):
+    r = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout, **kw)
     if check and r.returncode:
         raise ferry.Failure(f"{' '.join(argv)} ended with {r.returncode}: {r.stderr.strip()}")
     return r

@@ -135,9 +135,10 @@ class Console:
 
 
 class Host:
-    """One lab host. `links` are (unix socket, is server) of the wires to its peers, in the order of `peers`."""
+    """One lab host. `links` are (unix socket, is server) of the wires to its peers, in the order of `peers`; `fds` are open in its QEMU, for
+    `devices` that name them."""
 
-    def __init__(self, lab, name, number, peers, links, cpu="EPYC", memory=1536, append="", devices=()):
+    def __init__(self, lab, name, number, peers, links, cpu="EPYC", memory=1536, append="", devices=(), fds=()):
         self.lab = lab
         self.name = name
         self.address = f"10.77.0.{number}"
@@ -159,7 +160,7 @@ class Host:
             command += ["-netdev", f"stream,id=n{i},{side},addr.type=unix,addr.path={path}",
                         "-device", f"virtio-net-pci,netdev=n{i},romfile=,mac=52:54:00:77:{number:02x}:{i:02x}"]
         with open(self.log + ".qemu", "wb") as err:
-            self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+            self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=err, stderr=err, pass_fds=fds)
 
     def console_log(self):
         try:
