@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hv/host/cgroup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,16 +42,23 @@ static int write_text(const char *folder, const char *file, const char *text)
     return n < 0 ? -1 : 0;
 }
 
-static bool lists(const char *folder, const char *file, const char *word)
+/* Its length, or -1; cut at the room. */
+static ssize_t read_text(const char *folder, const char *file, char *text, size_t room)
 {
-    char path[256], text[512];
+    char path[384];
     snprintf(path, sizeof path, "%s/%s", folder, file);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, room - 1);
     fy_close(&fd);
-    if (n < 0)
+    text[n < 0 ? 0 : n] = 0;
+    return n;
+}
+
+static bool lists(const char *folder, const char *file, const char *word)
+{
+    char text[512];
+    if (read_text(folder, file, text, sizeof text) < 0)
         return false;
-    text[n] = 0;
     char *save = NULL;
     for (char *w = strtok_r(text, " \n", &save); w; w = strtok_r(NULL, " \n", &save))
         if (!strcmp(w, word))
@@ -107,10 +115,33 @@ int fyd_cgroup_join(const uint8_t uuid[16], pid_t pid, struct fy_err *e)
                : 0;
 }
 
+/* All guests' folder weighs what they weigh together. With the kernel's default a hundred guests at work
+ * would have one share among the host's own programs, and a guest that is moved would get what its movers
+ * leave. */
+static void weigh_all(void)
+{
+    DIR *d = opendir(BASE);
+    unsigned long sum = 0;
+    for (struct dirent *g; d && (g = readdir(d));) {
+        char path[sizeof BASE + sizeof g->d_name], text[24];
+        if (g->d_type != DT_DIR || g->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, BASE "/%s", g->d_name);
+        if (read_text(path, "cpu.weight", text, sizeof text) > 0)
+            sum += strtoul(text, NULL, 10);
+    }
+    if (d)
+        closedir(d);
+    char text[24];
+    snprintf(text, sizeof text, "%lu", sum ? FY_MIN(sum, (unsigned long)WEIGHT_MAX) : WEIGHT_DEFAULT);
+    write_text(BASE, "cpu.weight", text);
+}
+
 void fyd_cgroup_remove(const uint8_t uuid[16])
 {
     char path[128];
-    rmdir(folder_of(uuid, path, sizeof path));
+    if (rmdir(folder_of(uuid, path, sizeof path)) == 0)
+        weigh_all();
 }
 
 static int check(const struct fyd_limits *l, struct fy_err *e)
@@ -156,6 +187,7 @@ int fyd_cgroup_apply(const uint8_t uuid[16], const struct fyd_limits *l, struct 
     snprintf(text, sizeof text, "%u", l->cpu_weight ? l->cpu_weight : WEIGHT_DEFAULT);
     if (apply(folder, have, FYD_CG_CPU, "cpu.weight", text, l->cpu_weight, e) < 0)
         return -1;
+    weigh_all();
     if (l->cpu_cap)
         snprintf(text, sizeof text, "%llu %u", (unsigned long long)l->cpu_cap * PERIOD_US / 100, PERIOD_US);
     else

@@ -16,7 +16,9 @@ VCPUS = int(os.environ.get("FERRY_LAB_VCPUS", "2"))
 APART = float(os.environ.get("FERRY_LAB_APART", "15"))
 # What an emulated host reaches over TLS is about 10 MB/s: the budget is for that.
 BUDGET = "--max-downtime 5s --deadline 170s"
-RATE = 60
+RATE = int(os.environ.get("FERRY_LAB_RATE", "60"))
+# The host's one CPU is the guest's first: what it leaves is enough for the movers, and a guest without it gets what they leave.
+WEIGHT = int(os.environ.get("FERRY_LAB_WEIGHT", "800"))
 WORK = f"ferry.mem=16 ferry.rate={RATE}"
 
 
@@ -35,6 +37,7 @@ def there_and_back(lab):
     say(f"with its writes logged it dirties {logged:.0f} MiB/s")
     totals, downs, rates, wires = [], [], [], []
     for i in range(MOVES):
+        source.vmctl(f"set g --cpu-weight {WEIGHT}")
         ledger.mark()
         r = move(source, target, "g", BUDGET)
         rates.append(ledger.rate())
