@@ -42,7 +42,8 @@ struct console {
 
 static void remember(struct console *c, const uint8_t *buf, size_t len)
 {
-    c->total += len;
+    c->total =
+        FY_MIN(c->total + len, (uint64_t)INT64_MAX); /* a state has no more, and it never wraps round */
     if (len > sizeof c->ring) {
         buf += len - sizeof c->ring;
         len = sizeof c->ring;
@@ -263,6 +264,9 @@ static int console_load(void *dev, const uint8_t *buf, size_t len, struct fy_err
     else if (m->held.len > sizeof c->held)
         rc =
             fy_fail(e, FY_ECORRUPT, "console: %zu bytes held, the limit is %zu", m->held.len, sizeof c->held);
+    else if (m->total > INT64_MAX)
+        rc =
+            fy_fail(e, FY_ECORRUPT, "console: no guest has put out %llu bytes", (unsigned long long)m->total);
     else if (c->held_len > c->loaded)
         rc = fy_fail(e, FY_ESTATE, "console: output is held here: it must pass before a state is loaded");
     else

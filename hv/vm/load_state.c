@@ -98,7 +98,13 @@ static int parse_platform(struct fy_machine *m, struct scratch *s, const Ferry__
         if (s->clock)
             return twice(p->id, e);
         s->clock = ferry__clock__unpack(NULL, p->body.len, p->body.data);
-        return s->clock ? 0 : unreadable(p->id, e);
+        if (!s->clock)
+            return unreadable(p->id, e);
+        /* Devices add to it and subtract from it. */
+        return s->clock->device_ns > INT64_MAX
+                   ? fy_fail(e, FY_ECORRUPT, "state: the devices' clock shows %" PRIu64 " ns",
+                             s->clock->device_ns)
+                   : 0;
     }
     if (!strcmp(p->id, "icount") && m->engine->icount) {
         if (s->icount)

@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "hv/dev/chips.h"
+#include "proto/state.pb-c.h"
 #include "tests/fuzz/fuzz.h"
-
-#define FUZZ_OPS 1000
+#include "tests/fuzz/loads.h"
 
 struct fuzz_device {
     struct fy_bus *bus;
@@ -19,6 +19,7 @@ struct fuzz_device {
     uint64_t guest_ns, realtime_ns;
     const uint16_t *ports; /* first ports of what the chip claims */
     unsigned port_count;
+    unsigned kind;                                     /* of fuzz_loads */
     void (*other)(struct fuzz_device *f, uint32_t op); /* what is no port access; NULL allowed */
 };
 
@@ -109,47 +110,73 @@ static inline void fuzz_device_op(struct fuzz_device *f, uint32_t op)
     }
 }
 
-static inline void fuzz_device_run(struct fuzz_device *f, const uint8_t *data, size_t size)
+/* The state {u16 length, message} at the front of *data is loaded; *data goes on behind it. */
+static inline void fuzz_device_load(struct fuzz_device *f, const uint8_t **data, size_t *size)
 {
     struct fy_err e = {0};
-    uint64_t seed = 0x9e3779b97f4a7c15ull ^ size;
-    if (size >= 2) {
-        size_t len = data[0] | (size_t)data[1] << 8;
-        len = len < size - 2 ? len : size - 2;
-        if (f->dev.ops->load(f->dev.dev, data + 2, len, &e))
-            MUST(e.code == FY_ECORRUPT && e.text[0]);
-        data += 2 + len;
-        size -= 2 + len;
+    if (*size < 2)
+        return;
+    size_t len = (*data)[0] | (size_t)(*data)[1] << 8;
+    len = len < *size - 2 ? len : *size - 2;
+    int r = f->dev.ops->load(f->dev.dev, *data + 2, len, &e);
+    if (r)
+        MUST(e.code == FY_ECORRUPT && e.text[0]);
+    fuzz_load_tried(f->kind, *data + 2, len, r == 0);
+    *data += 2 + len;
+    *size -= 2 + len;
+}
+
+/* The operations, from the input as long as there are any, then derived ones. */
+static inline uint32_t fuzz_next_op(const uint8_t **data, size_t *size, uint64_t *seed)
+{
+    uint32_t op;
+    if (*size >= 4) {
+        memcpy(&op, *data, 4);
+        *data += 4;
+        *size -= 4;
+        return op;
     }
-    for (unsigned i = 0; i < FUZZ_OPS; i++) {
-        uint32_t op;
-        if (size >= 4) {
-            memcpy(&op, data, 4);
-            data += 4;
-            size -= 4;
-        } else {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            op = (uint32_t)(seed >> 16);
-        }
-        fuzz_device_op(f, op);
-    }
-    uint8_t *a = NULL;
-    uint8_t *b = NULL;
-    size_t alen;
-    size_t blen;
-    MUST(f->dev.ops->save(f->dev.dev, &a, &alen, &e) == 0);
-    if (f->dev.ops->load(f->dev.dev, a, alen, &e)) {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return (uint32_t)(*seed >> 16);
+}
+
+/* What the device saves it loads again, and saves the same. */
+static inline void fuzz_same_after_load(struct fuzz_device *f)
+{
+    struct fy_device *d = &f->dev;
+    struct fy_err e = {0};
+    uint8_t *a = NULL, *b = NULL;
+    size_t alen, blen;
+    if (d->ops->save(d->dev, &a, &alen, &e) < 0)
         fprintf(stderr, "%s\n", e.text);
-        MUST(!"the chip refuses its own state");
+    MUST(a);
+    if (d->ops->load(d->dev, a, alen, &e) < 0) {
+        fprintf(stderr, "%s\n", e.text);
+        MUST(!"the device refuses its own state");
     }
-    MUST(f->dev.ops->save(f->dev.dev, &b, &blen, &e) == 0);
+    MUST(d->ops->save(d->dev, &b, &blen, &e) == 0);
     MUST(alen == blen && memcmp(a, b, alen) == 0);
+    fuzz_load_offer(f->kind, a, alen);
     free(a);
     free(b);
+}
+
+static inline void fuzz_device_run(struct fuzz_device *f, const uint8_t *data, size_t size)
+{
+    uint64_t seed = 0x9e3779b97f4a7c15ull ^ size;
+    fuzz_device_load(f, &data, &size);
+    for (unsigned i = 0; i < fuzz_operations_wanted(); i++)
+        fuzz_device_op(f, fuzz_next_op(&data, &size, &seed));
+    fuzz_operations(fuzz_operations_wanted());
+    fuzz_same_after_load(f);
     f->dev.ops->free(f->dev.dev);
     fy_bus_free(f->bus);
 }
+
+/* Of a target with one kind of input that has nothing before its state. */
+#define FUZZ_DEVICE_LOADS(device, message)                                                                   \
+    const struct fuzz_loads fuzz_loads = {.counted = true, .kinds = 1, .kind = {{(device), &(message), NULL}}}
 
 #endif

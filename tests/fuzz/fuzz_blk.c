@@ -63,12 +63,17 @@ static void store_free(struct fy_block *b)
     free(b);
 }
 
-static void make_disk(struct world *w)
+static void set_up(struct world *w, uint32_t op)
+{
+    world_queues(w, 1, op & 2 ? 0x30006244 : 0x30000000, op & 1);
+}
+
+static void make_disk(struct world *w, const struct world_ops *driver)
 {
     static const struct fy_block_ops ops = {
         .submit = store_submit, .kick = store_kick, .reap = store_reap, .free = store_free};
     struct fy_err e = {0};
-    world_init(w, SLOT);
+    world_init(w, driver);
     struct fy_blk_config c = {
         .id = "disk0", .serial = "fuzz", .slot = SLOT, .queues = 2, .bytes = BYTES, .gate = w->gate};
     MUST(fy_virtio_blk_new(w->pci, w->gmem, &c, &w->f.dev, &e) == 0);
@@ -83,63 +88,24 @@ static void request(struct world *w, uint32_t op)
 {
     uint64_t header = 0x20000;
     bool in = op & 1;
-    poke(w, header, op >> 8 & 15, 4);
-    poke(w, header + 8, op >> 12 & 255, 8);
-    put_descriptor(w, 0, 0, 3, header, 16, false);
-    put_descriptor(w, 0, 1, 3, header + 512, op >> 20 & 0xfff, in);
-    put_descriptor(w, 0, 2, 3, header + 64, 1, true);
-    make_available(w, 0);
+    world_poke(w, header, op >> 8 & 15, 4);
+    world_poke(w, header + 8, op >> 12 & 255, 8);
+    world_descriptor(w, 0, 0, 3, header, 16, false);
+    world_descriptor(w, 0, 1, 3, header + 512, op >> 20 & 0xfff, in);
+    world_descriptor(w, 0, 2, 3, header + 64, 1, true);
+    world_available(w, 0);
 }
 
-static void operate(struct world *w, uint32_t op)
-{
-    unsigned size = 1u << (op >> 3 & 3);
-    struct fy_err e;
-    switch (op & 7) {
-    case 0:
-        write_bar(w, op >> 5 & 0x7f, size, op >> 16);
-        break;
-    case 1:
-        fy_bus_read(w->f.bus, FY_SPACE_MMIO, bar(w) + (op >> 5 & 0x3fff), size);
-        break;
-    case 2:
-        poke(w, WORLD_RINGS + (op >> 5 & 0x3ff) * 16 % 0x3000 + (op >> 15 & 1) * 8, op >> 16, size);
-        break;
-    case 3:
-        set_up_queues(w, 1, op & 0x200 ? 0x30006244 : 0x30000000, op & 0x100);
-        break;
-    case 4:
-        fy_bus_write(w->f.bus, FY_SPACE_PORT, 0xcf8, 4, 0x80000000u | SLOT << 11 | (op >> 5 & 0xfc));
-        fy_bus_write(w->f.bus, FY_SPACE_PORT, 0xcfc, 4, (op >> 16) * 0x10001u);
-        break;
-    case 5:
-        if (op & 0x100)
-            set_paused(w, !w->paused);
-        else if ((op >> 24) == 0xa5)
-            w->f.dev.ops->reset(w->f.dev.dev);
-        else if (op & 0x200)
-            fy_gate_hold(w->gate);
-        else if (op & 0x400)
-            fy_gate_release(w->gate, op >> 16 & 15, &e);
-        else
-            fy_gate_open(w->gate);
-        break;
-    default:
-        request(w, op);
-    }
-}
+const struct fuzz_loads fuzz_loads = {
+    .counted = true, .kinds = 1, .kind = {{"blk", &ferry__virtio_device__descriptor, NULL}}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const struct world_ops driver = {.slot = SLOT, .set_up = set_up, .request = request};
     struct world w;
-    make_disk(&w);
-    world_run(&w, data, size, operate);
-    /* What the gate holds would be in flight still. */
-    set_paused(&w, false);
-    fy_gate_open(w.gate);
-    set_paused(&w, true);
-    fy_gate_discard(w.gate);
-    same_after_load(&w);
+    make_disk(&w, &driver);
+    world_run(&w, data, size);
+    world_settle(&w);
     world_free(&w);
     return 0;
 }

@@ -16,6 +16,8 @@ static void use(struct fuzz_device *f, uint32_t op)
     }
 }
 
+FUZZ_DEVICE_LOADS("console", ferry__console__descriptor);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fuzz_device f = {.other = use};

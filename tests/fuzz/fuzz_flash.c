@@ -18,6 +18,8 @@ static void access_flash(struct fuzz_device *f, uint32_t op)
         fy_bus_read(f->bus, FY_SPACE_MMIO, gpa, size);
 }
 
+FUZZ_DEVICE_LOADS("flash", ferry__flash__descriptor);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct fy_gmem *memory;

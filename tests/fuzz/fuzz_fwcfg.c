@@ -20,6 +20,8 @@ static void access_by_dma(struct fuzz_device *f, uint32_t op)
     fy_bus_write(f->bus, FY_SPACE_PORT, FY_PORT_FWCFG_DMA + 4, 4, __builtin_bswap32(0x1ff8 + (op & 8)));
 }
 
+FUZZ_DEVICE_LOADS("fwcfg", ferry__fw_cfg__descriptor);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint16_t ports[] = {FY_PORT_FWCFG, FY_PORT_FWCFG_DMA};

@@ -29,6 +29,12 @@ static void touch(struct fuzz_device *f, uint32_t op)
     }
 }
 
+const struct fuzz_loads fuzz_loads = {.head = 1,
+                                      .counted = true,
+                                      .kinds = 2,
+                                      .kind = {{"vmgenid", &ferry__generation_id__descriptor, NULL},
+                                               {"vmclock", &ferry__vm_clock__descriptor, NULL}}};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint16_t ports[] = {FY_PORT_GPE0};
@@ -37,6 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     is_clock = data[0] & 1;
+    f.kind = is_clock;
     fuzz_device_init(&f);
     struct fy_bus *bus = f.bus;
     MUST(fy_pm_new(bus, &f.host, &pm, NULL) == 0);

@@ -4,6 +4,7 @@
 
 #include "hv/cpu/state.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/loads.h"
 #include "tests/fuzz/message.h"
 
 static int validate(const ProtobufCMessage *m, struct fy_err *e)
@@ -31,18 +32,24 @@ static void within_ranges(const ProtobufCMessage *m)
     }
 }
 
+const struct fuzz_loads fuzz_loads = {.head = 1,
+                                      .kinds = 3,
+                                      .kind = {{"irqchip", &ferry__irq_chips__descriptor, NULL},
+                                               {"pit", &ferry__pit__descriptor, NULL},
+                                               {"clock", &ferry__clock__descriptor, NULL}}};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const ProtobufCMessageDescriptor *const kinds[] = {
-        &ferry__irq_chips__descriptor, &ferry__pit__descriptor, &ferry__clock__descriptor};
     struct fy_err e = {0};
     if (!size)
         return 0;
-    const ProtobufCMessageDescriptor *kind = kinds[data[0] % 3];
+    const ProtobufCMessageDescriptor *kind = fuzz_loads.kind[data[0] % 3].type;
     ProtobufCMessage *m = protobuf_c_message_unpack(kind, NULL, size - 1, data + 1);
     if (!m)
         return 0;
-    if (validate(m, &e) < 0) {
+    int r = validate(m, &e);
+    fuzz_load_tried(data[0] % 3, data + 1, size - 1, r == 0);
+    if (r < 0) {
         MUST(e.code == FY_ECORRUPT && e.text[0]);
     } else {
         within_ranges(m);

@@ -9,6 +9,7 @@
 #include "hv/cpu/kvm/internal.h"
 #include "hv/cpu/state.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/loads.h"
 #include "tests/fuzz/message.h"
 #include "tests/fuzz/still.h"
 
@@ -113,6 +114,9 @@ static void in_and_out(struct fy_kvm *k, const Ferry__Vcpu *v)
     ferry__vcpu__free_unpacked(twice, NULL);
 }
 
+const struct fuzz_loads fuzz_loads = {
+    .head = 1, .kinds = 1, .kind = {{"kvmstate", &ferry__vcpu__descriptor, NULL}}};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct fy_kvm k;
@@ -137,7 +141,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     k.has_xsave2 = data[0] & 16;
     k.msr_count = policy->n_msrs;
     memcpy(k.msrs, policy->msrs, policy->n_msrs * sizeof *k.msrs);
-    if (fy_vcpu_validate(v, 0, policy, &e) == 0) {
+    bool taken = fy_vcpu_validate(v, 0, policy, &e) == 0;
+    fuzz_load_tried(0, data + 1, size - 1, taken);
+    if (taken) {
         fuzz_forget_unknown(&v->base);
         in_and_out(&k, v);
     }

@@ -17,11 +17,11 @@
 
 static int wire; /* the network's end */
 
-static void make_card(struct world *w)
+static void make_card(struct world *w, const struct world_ops *ops)
 {
     struct fy_err e = {0};
     int sv[2];
-    world_init(w, SLOT);
+    world_init(w, ops);
     MUST(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, sv) == 0);
     wire = sv[1];
     struct fy_virtio_net_config c = {.id = "net0",
@@ -38,7 +38,7 @@ static void make_card(struct world *w)
 static void set_up(struct world *w, uint32_t op)
 {
     const uint32_t known = 0x30000000u | 0xef3faffu;
-    set_up_queues(w, QUEUES, op & 2 ? known : known & (op >> 2 | 0x20000), op & 1);
+    world_queues(w, QUEUES, op & 2 ? known : known & (op >> 2 | 0x20000), op & 1);
 }
 
 /* Of a split ring: descriptors from 0 on, n of them, to queue q; lens[i] bytes from DATA on; the last `in`
@@ -47,10 +47,10 @@ static void request(struct world *w, unsigned q, const uint32_t *lens, unsigned 
 {
     uint64_t at = DATA + q * 0x20000ull;
     for (unsigned i = 0; i < n; i++) {
-        put_descriptor(w, q, i, n, at, lens[i], i >= n - in);
+        world_descriptor(w, q, i, n, at, lens[i], i >= n - in);
         at += lens[i];
     }
-    make_available(w, q);
+    world_available(w, q);
 }
 
 static void driver(struct world *w, uint32_t op)
@@ -65,16 +65,16 @@ static void driver(struct world *w, uint32_t op)
     case 1:
     case 2: { /* a frame */
         const uint32_t lens[2] = {v & 15 ? 12 : v >> 4 & 31, v >> 4 & 0xffff};
-        poke(w, DATA + 0x20000, v & 0xff, 2);
-        poke(w, DATA + 0x20002, (uint64_t)(v >> 8) * 0x010001010101ull, 8);
+        world_poke(w, DATA + 0x20000, v & 0xff, 2);
+        world_poke(w, DATA + 0x20002, (uint64_t)(v >> 8) * 0x010001010101ull, 8);
         request(w, 1, lens, 2, 0);
         break;
     }
     case 3:
     case 4: { /* a command */
         const uint32_t lens[3] = {2, v >> 8 & 0x3ff, 1};
-        poke(w, DATA + 0x40000, (v & 7) | (v >> 3 & 7) << 8, 2);
-        poke(w, DATA + 0x40002, v >> 10, 8);
+        world_poke(w, DATA + 0x40000, (v & 7) | (v >> 3 & 7) << 8, 2);
+        world_poke(w, DATA + 0x40002, v >> 10, 8);
         request(w, 2, lens, 3, 1);
         break;
     }
@@ -110,53 +110,28 @@ static void look_at_wire(void)
     }
 }
 
-static void operate(struct world *w, uint32_t op)
+static void control(struct world *w, uint32_t op)
 {
-    unsigned size = 1u << (op >> 3 & 3);
-    struct fy_err e;
-    switch (op & 7) {
-    case 0:
-        write_bar(w, op >> 5 & 0x7f, size, op >> 16);
-        break;
-    case 1:
-        fy_bus_read(w->f.bus, FY_SPACE_MMIO, bar(w) + (op >> 5 & 0x3fff), size);
-        break;
-    case 2:
-        poke(w, WORLD_RINGS + (op >> 5 & 0x3ff) * 16 + (op >> 15 & 1) * 8, op >> 16, size);
-        break;
-    case 3:
-        set_up(w, op >> 8);
-        break;
-    case 4:
-        if (op & 0x100)
-            set_paused(w, !w->paused);
-        else if ((op >> 24) == 0xa5)
-            w->f.dev.ops->reset(w->f.dev.dev);
-        else if ((op & 0x200) && w->paused)
-            fy_gate_hold(w->gate);
-        else if (op & 0x400)
-            fy_gate_release(w->gate, op >> 16 & 15, &e);
-        else if (op & 0x800)
-            fy_gate_open(w->gate);
-        else if (op & 0x1000)
-            fy_virtio_net_set_rate(&w->f.dev, (uint64_t)(op >> 16) << 10);
-        else
-            look_at_wire();
-        break;
-    default:
-        driver(w, op);
-    }
+    if (op & 0x1000)
+        fy_virtio_net_set_rate(&w->f.dev, (uint64_t)(op >> 16) << 10);
+    else
+        look_at_wire();
 }
+
+const struct fuzz_loads fuzz_loads = {
+    .counted = true,
+    .kinds = 1,
+    .kind = {{"net", &ferry__virtio_device__descriptor, &ferry__virtio_net__descriptor}}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const struct world_ops ops = {
+        .slot = SLOT, .set_up = set_up, .control = control, .request = driver};
     struct world w;
-    make_card(&w);
-    world_run(&w, data, size, operate);
-    fy_gate_open(w.gate);
-    set_paused(&w, true);
+    make_card(&w, &ops);
+    world_run(&w, data, size);
+    world_settle(&w);
     look_at_wire();
-    same_after_load(&w);
     world_free(&w);
     close(wire);
     return 0;

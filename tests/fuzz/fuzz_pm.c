@@ -10,6 +10,8 @@ static void press(struct fuzz_device *f, uint32_t op)
         fy_pm_power_button(&f->dev);
 }
 
+FUZZ_DEVICE_LOADS("pm", ferry__power_management__descriptor);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint16_t ports[] = {FY_PORT_PM1_EVENT, FY_PORT_PM1_CONTROL,   FY_PORT_PM_TIMER,

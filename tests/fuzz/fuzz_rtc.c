@@ -2,6 +2,8 @@
 #include "hv/dev/platform.h"
 #include "tests/fuzz/device.h"
 
+FUZZ_DEVICE_LOADS("rtc", ferry__rtc__descriptor);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint16_t ports[] = {FY_PORT_RTC};

@@ -27,6 +27,8 @@ static void input(struct fuzz_device *f, uint32_t op)
     MUST(taken == (len < room ? len : room));
 }
 
+FUZZ_DEVICE_LOADS("serial", ferry__serial16550__descriptor);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint16_t ports[] = {FY_PORT_SERIAL0};

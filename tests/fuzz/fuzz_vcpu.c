@@ -6,6 +6,7 @@
 #include "hv/cpu/state.h"
 #include "proto/wire.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/loads.h"
 #include "tests/fuzz/message.h"
 #include "tests/fuzz/still.h"
 
@@ -21,6 +22,9 @@ static void within_ranges(const Ferry__Vcpu *v, const Ferry__CpuPolicy *p)
         MUST(v->msrs[i]->index == p->msrs[i]);
 }
 
+const struct fuzz_loads fuzz_loads = {
+    .head = 1, .kinds = 1, .kind = {{"vcpu", &ferry__vcpu__descriptor, NULL}}};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fy_err e = {0};
@@ -31,7 +35,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     Ferry__Vcpu *v = ferry__vcpu__unpack(NULL, size - 1, data + 1);
     if (!v)
         return 0;
-    if (fy_vcpu_validate(v, index, policy, &e) < 0) {
+    int r = fy_vcpu_validate(v, index, policy, &e);
+    fuzz_load_tried(0, data + 1, size - 1, r == 0);
+    if (r < 0) {
         MUST((e.code == FY_ECORRUPT || e.code == FY_EUNSUPPORTED) && e.text[0]);
     } else {
         within_ranges(v, policy);

@@ -56,10 +56,10 @@ static int listen_somewhere(void)
     return fd;
 }
 
-static void make_device(struct world *w, struct fy_iothread *io)
+static void make_device(struct world *w, const struct world_ops *ops, struct fy_iothread *io)
 {
     struct fy_err e = {0};
-    world_init(w, SLOT);
+    world_init(w, ops);
     if (kind == RNG) {
         MUST(fy_virtio_rng_new(w->pci, w->gmem, io, SLOT, &w->f.dev, &e) == 0);
     } else if (kind == BALLOON) {
@@ -81,7 +81,7 @@ static void connect_from_host(uint32_t op)
 {
     char text[32];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int n = snprintf(text, sizeof text, op & 1 ? "CONNECT %u\nx" : "CONNECT%u", op >> 16);
+    int n = snprintf(text, sizeof text, op & 0x1000 ? "CONNECT %u\nx" : "CONNECT%u", op >> 16);
     if (fd >= 0 && connect(fd, (struct sockaddr *)&place, place_len) == 0)
         send(fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (fd >= 0)
@@ -92,16 +92,16 @@ static void connect_from_host(uint32_t op)
  */
 static void packet(struct world *w, uint32_t op)
 {
-    poke(w, BUFFERS, op & 0x10 ? 3 : op, 8);
-    poke(w, BUFFERS + 8, 2, 8);
-    poke(w, BUFFERS + 16, op >> 8 & 3, 4);
-    poke(w, BUFFERS + 20, (op & 0x20 ? 0x40000000u : PORT) + (op >> 10 & 3), 4);
-    poke(w, BUFFERS + 24, op >> 12 & 0x7fff, 4);
-    poke(w, BUFFERS + 28, 1 | (op >> 27 & 15) << 16, 4);
-    poke(w, BUFFERS + 32, op >> 5 & 3, 4);
-    poke(w, BUFFERS + 36, op & 0x40 ? 0 : 65536, 4);
-    put_descriptor(w, 1, 0, 1, BUFFERS, 44 + (op >> 12 & 0x3fff), false);
-    make_available(w, 1);
+    world_poke(w, BUFFERS, op & 0x10 ? 3 : op, 8);
+    world_poke(w, BUFFERS + 8, 2, 8);
+    world_poke(w, BUFFERS + 16, op >> 8 & 3, 4);
+    world_poke(w, BUFFERS + 20, (op & 0x20 ? 0x40000000u : PORT) + (op >> 10 & 3), 4);
+    world_poke(w, BUFFERS + 24, op >> 12 & 0x7fff, 4);
+    world_poke(w, BUFFERS + 28, 1 | (op >> 27 & 15) << 16, 4);
+    world_poke(w, BUFFERS + 32, op >> 5 & 3, 4);
+    world_poke(w, BUFFERS + 36, op & 0x40 ? 0 : 65536, 4);
+    world_descriptor(w, 1, 0, 1, BUFFERS, 44 + (op >> 12 & 0x3fff), false);
+    world_available(w, 1);
 }
 
 static void request(struct world *w, uint32_t op)
@@ -114,9 +114,9 @@ static void request(struct world *w, uint32_t op)
         return;
     }
     /* page numbers, or statistics, of a balloon */
-    poke(w, BUFFERS + (op >> 5 & 63), op >> 8, 4);
-    put_descriptor(w, q, 0, 1, BUFFERS, op >> 12 & 0x3ffff, in);
-    make_available(w, q);
+    world_poke(w, BUFFERS + (op >> 5 & 63), op >> 8, 4);
+    world_descriptor(w, q, 0, 1, BUFFERS, op >> 12 & 0x3ffff, in);
+    world_available(w, q);
 }
 
 static void balloon_op(uint32_t op)
@@ -128,67 +128,50 @@ static void balloon_op(uint32_t op)
     MUST(s.target <= WORLD_MEMORY);
 }
 
-static void operate(struct world *w, uint32_t op)
+static void control(struct world *w, uint32_t op)
 {
-    unsigned size = 1u << (op >> 3 & 3);
-    struct fy_err e;
-    switch (op & 7) {
-    case 0:
-        write_bar(w, op >> 5 & 0x7f, size, op >> 16);
-        break;
-    case 1:
-        fy_bus_read(w->f.bus, FY_SPACE_MMIO, bar(w) + (op >> 5 & 0x3fff), size);
-        break;
-    case 2:
-        poke(w, WORLD_RINGS + (op >> 5 & 0x7ff) * 16 + (op >> 15 & 1) * 8, op >> 16, size);
-        break;
-    case 3:
-        set_up_queues(w,
-                      kind == RNG       ? 1
-                      : kind == BALLOON ? 4
-                      : kind == VSOCK   ? 3
-                                        : 2,
-                      op & 0x200 ? ~0u : op >> 10, op & 0x100);
-        break;
-    case 4:
-        if (op & 0x100)
-            set_paused(w, !w->paused);
-        else if ((op >> 24) == 0xa5)
-            w->f.dev.ops->reset(w->f.dev.dev);
-        else if (kind == BALLOON)
-            balloon_op(op);
-        else if (kind == VSOCK && op & 0x200)
-            connect_from_host(op);
-        else if (kind == CONSOLE && op & 0x200)
-            fy_virtio_console_input(made, typed, op >> 20 & 15);
-        else if (op & 0x400 && w->paused)
-            fy_gate_hold(w->gate);
-        else if (op & 0x800)
-            fy_gate_release(w->gate, op >> 16 & 15, &e);
-        else
-            fy_gate_open(w->gate);
-        break;
-    default:
-        request(w, op);
-    }
+    (void)w;
+    if (kind == BALLOON)
+        balloon_op(op);
+    else if (kind == VSOCK)
+        connect_from_host(op);
+    else if (kind == CONSOLE)
+        fy_virtio_console_input(made, typed, op >> 20 & 15);
 }
+
+static void set_up(struct world *w, uint32_t op)
+{
+    static const unsigned queues[KINDS] = {[RNG] = 1, [BALLOON] = 4, [VSOCK] = 3, [CONSOLE] = 2};
+    world_queues(w, queues[kind], op & 2 ? ~0u : op >> 2, op & 1);
+}
+
+const struct fuzz_loads fuzz_loads = {
+    .head = 1,
+    .counted = true,
+    .kinds = KINDS,
+    .kind = {
+        [RNG] = {"rng", &ferry__virtio_device__descriptor, NULL},
+        [BALLOON] = {"balloon", &ferry__virtio_device__descriptor, &ferry__virtio_balloon__descriptor},
+        [VSOCK] = {"vsock", &ferry__virtio_device__descriptor, &ferry__virtio_vsock__descriptor},
+        [CONSOLE] = {"vconsole", &ferry__virtio_device__descriptor, &ferry__virtio_console__descriptor}}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static struct fy_iothread *io; /* for all inputs: a thread costs more than most of them */
     struct world w;
     struct fy_err e = {0};
     if (!size)
         return 0;
     kind = data[0] % KINDS;
-    struct fy_iothread *io = fy_iothread_new("fuzz", &e);
+    if (!io)
+        io = fy_iothread_new("fuzz", &e);
     MUST(io);
-    make_device(&w, io);
-    world_run(&w, data + 1, size - 1, operate);
-    fy_gate_open(w.gate);
-    set_paused(&w, true);
-    same_after_load(&w);
+    const struct world_ops ops = {
+        .kind = kind, .slot = SLOT, .set_up = set_up, .control = control, .request = request};
+    make_device(&w, &ops, io);
+    world_run(&w, data + 1, size - 1);
+    world_settle(&w);
     world_free(&w);
-    fy_iothread_free(io);
     if (kind == CONSOLE) {
         fuzz_console = NULL;
         console.ops->free(console.dev);

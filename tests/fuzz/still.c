@@ -361,10 +361,16 @@ struct fy_engine *fy_kvm_engine_new(int kvm_fd, const struct fy_engine_config *c
 
 struct fy_machine *still_machine(struct fy_loop *loop, int runlog_fd, void (*ended)(void *), void *arg)
 {
+    return still_machine_of(loop, FY_MACHINE_REVISION, runlog_fd, ended, arg);
+}
+
+struct fy_machine *still_machine_of(struct fy_loop *loop, uint32_t revision, int runlog_fd,
+                                    void (*ended)(void *), void *arg)
+{
     static uint8_t uuid[16] = "fuzz";
     char path[64];
     Ferry__Machine d = FERRY__MACHINE__INIT;
-    d.revision = FY_MACHINE_REVISION;
+    d.revision = revision;
     d.uuid = (ProtobufCBinaryData){sizeof uuid, uuid};
     d.name = (char *)(uintptr_t) "still";
     d.memory_bytes = STILL_BYTES;

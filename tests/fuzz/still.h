@@ -19,6 +19,9 @@ const Ferry__CpuPolicy *still_policy(bool avx);
 /* A fresh machine of STILL_VCPUS and STILL_BYTES, parked. runlog_fd stays the caller's. Ends the program
  * where it cannot be made. */
 struct fy_machine *still_machine(struct fy_loop *loop, int runlog_fd, void (*ended)(void *), void *arg);
+/* The same, of machine revision `revision`. */
+struct fy_machine *still_machine_of(struct fy_loop *loop, uint32_t revision, int runlog_fd,
+                                    void (*ended)(void *), void *arg);
 
 /* vcpu_load and chips_load calls of all machines so far. */
 unsigned still_loads(void);

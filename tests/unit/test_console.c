@@ -269,6 +269,24 @@ static void states(void **state)
     side_free(t);
 }
 
+/* A count of output that would wrap round is refused. */
+static void count_ends(void **state)
+{
+    (void)state;
+    struct side *s = side_new();
+    struct fy_err e;
+    uint8_t bytes[16];
+    Ferry__Console m = FERRY__CONSOLE__INIT;
+    m.total = INT64_MAX;
+    size_t len = ferry__console__pack(&m, bytes);
+    assert_int_equal(s->console.ops->load(s->console.dev, bytes, len, &e), 0);
+    m.total++;
+    len = ferry__console__pack(&m, bytes);
+    assert_int_equal(s->console.ops->load(s->console.dev, bytes, len, &e), -1);
+    assert_int_equal(e.code, FY_ECORRUPT);
+    side_free(s);
+}
+
 /* Epochs released on another thread than the guest prints on. */
 #define BYTES 200000u
 
@@ -309,9 +327,9 @@ static void two_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(by_epoch),    cmocka_unit_test(discarded),   cmocka_unit_test(busy_when_full),
-        cmocka_unit_test(many_epochs), cmocka_unit_test(travels),     cmocka_unit_test(travels_busy),
-        cmocka_unit_test(states),      cmocka_unit_test(two_threads),
+        cmocka_unit_test(by_epoch),    cmocka_unit_test(discarded),  cmocka_unit_test(busy_when_full),
+        cmocka_unit_test(many_epochs), cmocka_unit_test(travels),    cmocka_unit_test(travels_busy),
+        cmocka_unit_test(states),      cmocka_unit_test(count_ends), cmocka_unit_test(two_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
