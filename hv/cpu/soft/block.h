@@ -6,7 +6,7 @@
 #include "hv/cpu/soft/cpu.h"
 
 #define SOFT_BLOCK_INSNS 64u
-#define SOFT_JUMPS 4096u
+#define SOFT_JUMPS 16384u
 
 /* soft_block.flags */
 #define SOFT_B_DEAD 0x1u     /* poisoned: its bytes were written */

@@ -128,8 +128,17 @@ static bool chainable(const struct soft_cpu *c, const struct soft_block *from, c
            from->phys / 4096 == to->phys / 4096 && (c->gpr[SOFT_GPR_BLOCK] ^ rip) < 4096;
 }
 
-const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
-                                         unsigned slot)
+/* The block at rip that the jump cache knows; NULL: none, or it may not be entered now. */
+static struct soft_block *known(struct soft_cpu *c, uint64_t rip)
+{
+    const struct soft_jump *j = soft_jump_at(c, rip);
+    if (j->lin != rip || j->key != c->jump_key || c->mode != SOFT_64)
+        return NULL;
+    return c->insns + j->block->cost <= __atomic_load_n(&c->limit, __ATOMIC_RELAXED) ? j->block : NULL;
+}
+
+static const struct soft_insn *search(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                      unsigned slot)
 {
     if (!soft_branch_ok(c, rip))
         return soft_fault(c, in);
@@ -149,4 +158,17 @@ const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_i
     c->block = to;
     c->gpr[SOFT_GPR_BLOCK] = rip;
     SOFT_GO(c, to->code);
+}
+
+const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                         unsigned slot)
+{
+    /* Into another page there is no chain. Inside the page one is to be made. */
+    struct soft_block *b = (c->gpr[SOFT_GPR_BLOCK] ^ rip) >= 4096 ? known(c, rip) : NULL;
+    if (SOFT_UNLIKELY(!b))
+        return search(c, in, rip, slot);
+    c->insns += b->cost;
+    c->block = b;
+    c->gpr[SOFT_GPR_BLOCK] = rip;
+    SOFT_GO(c, b->code);
 }

@@ -54,13 +54,13 @@ const struct soft_insn *soft_done(struct soft_cpu *c, const struct soft_insn *in
 const struct soft_insn *soft_done_at(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip);
 
 /* Near control flow inside the same code segment: check `rip` (canonical, or CS limit; 16-bit wraps before
- * the call), find or chain the block, go on there. slot 0: taken, 1: fall-through, both chained; 2: indirect
- * (looked up each time). An invalid target raises #GP(0) with the instruction not completed: call before
- * changing registers, or use soft_branch_ok first. */
+ * the call), find or chain the block, go on there. slot 0: taken, 1: fall-through, both chained inside a
+ * page; 2: indirect or into another page (looked up each time). An invalid target raises #GP(0) with the
+ * instruction not completed: call before changing registers, or use soft_branch_ok first. */
 const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
                                          unsigned slot);
-static inline const struct soft_insn *soft_branch(struct soft_cpu *c, const struct soft_insn *in,
-                                                  uint64_t rip, unsigned slot)
+static inline __attribute__((always_inline)) const struct soft_insn *
+soft_branch(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip, unsigned slot)
 {
     struct soft_block *b;
     if (slot < 2) {

@@ -29,10 +29,21 @@ static void new_epoch(struct soft_cpu *c)
     }
 }
 
+static void clear_ways(struct soft_cpu *c)
+{
+    struct soft_tlb_entry *all = &c->ways[0][0];
+    if (c->fills > SOFT_TLB_LISTED)
+        memset(c->ways, 0, sizeof c->ways);
+    else
+        for (unsigned i = 0; i < c->fills; i++)
+            all[c->filled[i]] = (struct soft_tlb_entry){0};
+    c->fills = 0;
+}
+
 /* The pages stay listed as written by this vCPU: an instruction that is under way may yet write. */
 void soft_tlb_forget(struct soft_cpu *c)
 {
-    memset(c->ways, 0, sizeof c->ways);
+    clear_ways(c);
     new_epoch(c);
     c->large_2m = c->large_1g = 0;
     c->stat_flushes++;
@@ -133,6 +144,11 @@ void soft_tlb_fill(struct soft_cpu *c, uint64_t lin, const struct soft_xlate *x,
     struct soft_tlb_entry *t = &c->ways[mmu][lin >> 12 & (SOFT_TLB_SIZE - 1)];
     uint64_t tag = (lin & ~0xfffull) | 1;
     uint64_t page = (uint64_t)(host - c->vm->gmem->host) / 4096;
+    if (!(t->read | t->write | t->fetch)) {
+        if (c->fills < SOFT_TLB_LISTED)
+            c->filled[c->fills] = (uint16_t)(t - &c->ways[0][0]);
+        c->fills += c->fills <= SOFT_TLB_LISTED;
+    }
     memset(t, 0, sizeof *t);
     bool way = x->write && announce(c, page, how == SOFT_WRITE);
     t->addend = (uintptr_t)host - (uintptr_t)lin;

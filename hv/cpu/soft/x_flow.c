@@ -145,11 +145,15 @@ FN(f_jmp)
 {
     return soft_branch(c, in, NEXT64(c, in) + in->imm, 0);
 }
+FN(f_jmp_far)
+{
+    return soft_branch(c, in, NEXT64(c, in) + in->imm, 2);
+}
 FN(f_jmp_reg)
 {
     return soft_branch(c, in, x_reg(c, in->rm_at, 8), 2);
 }
-FN(f_call)
+X_INLINE soft_next x_call_fast(struct soft_cpu *c, const struct soft_insn *in, unsigned slot)
 {
     uint64_t next = NEXT64(c, in), to = next + in->imm, sp = c->gpr[SOFT_RSP] - 8;
     void *p = x_hit(c, sp, 8, SOFT_WRITE);
@@ -157,7 +161,15 @@ FN(f_call)
         return soft_x_call_rel(c, in);
     x_put(p, 8, next);
     c->gpr[SOFT_RSP] = sp;
-    return soft_branch(c, in, to, 0);
+    return soft_branch(c, in, to, slot);
+}
+FN(f_call)
+{
+    return x_call_fast(c, in, 0);
+}
+FN(f_call_far)
+{
+    return x_call_fast(c, in, 2);
 }
 FN(f_ret)
 {
@@ -179,10 +191,10 @@ soft_fn x_flow_fast(const struct soft_insn *in, soft_fn general)
     if (general == soft_x_jcc)
         return jccs[in->cc & 15];
     if (general == soft_x_jmp_rel)
-        return f_jmp;
+        return in->imm2 ? f_jmp_far : f_jmp;
     if (general == soft_x_jmp_ind && !(in->flags & SOFT_I_MEM))
         return f_jmp_reg;
     if (general == soft_x_call_rel)
-        return f_call;
+        return in->imm2 ? f_call_far : f_call;
     return general == soft_x_ret ? f_ret : NULL;
 }
