@@ -59,6 +59,7 @@ static bool leaves_page(const struct soft_block *b, const struct soft_insn *in)
 void soft_finish(struct soft_cpu *c, struct soft_block *b)
 {
     b->next[0] = b->next[1] = &soft_unlinked;
+    b->to = b->back = (struct soft_jump){0};
     b->cost = b->count;
     for (unsigned i = 0; i < b->count && c->mode == SOFT_64; i++)
         fold_base(&b->code[i]);

@@ -183,6 +183,13 @@ enum soft_leave {
     SOFT_LEAVE_CRASH /* triple fault: the report says why */
 };
 
+#define SOFT_CALLS 32u
+/* A call that may come back: a guess, which a return checks. */
+struct soft_call {
+    uint64_t rip; /* of the instruction after it */
+    struct soft_block *from;
+};
+
 struct soft_cpu {
     /* -- hot: touched by most instructions -- */
     uint64_t gpr[SOFT_GPRS]; /* rax rcx rdx rbx rsp rbp rsi rdi r8..r15, then the slots of insn.h */
@@ -196,7 +203,9 @@ struct soft_cpu {
     struct soft_tlb_entry *tlb; /* the ways of the mmu in force for ordinary accesses */
     struct soft_block *block;   /* the running one */
     struct soft_jump *jumps;    /* the jump cache, SOFT_JUMPS entries; block.h */
-    uint32_t jump_key;          /* what an entry must have to count: epoch, user, stack32, mode */
+    uint64_t jump_key;          /* what an entry must have to count: epoch, user, stack32, mode */
+    unsigned called;            /* calls begun, less returns: the last one is in calls[called % SOFT_CALLS] */
+    struct soft_call calls[SOFT_CALLS];
     struct soft_segment seg[SOFT_SREGS];
 
     /* -- between blocks -- */

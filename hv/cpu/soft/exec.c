@@ -128,13 +128,12 @@ static bool chainable(const struct soft_cpu *c, const struct soft_block *from, c
            from->phys / 4096 == to->phys / 4096 && (c->gpr[SOFT_GPR_BLOCK] ^ rip) < 4096;
 }
 
-/* The block at rip that the jump cache knows; NULL: none, or it may not be entered now. */
+/* The block at rip that the jump cache knows; NULL: none. Only in 64-bit mode, where no limit of CS is to be
+ * looked at. */
 static struct soft_block *known(struct soft_cpu *c, uint64_t rip)
 {
     const struct soft_jump *j = soft_jump_at(c, rip);
-    if (j->lin != rip || j->key != c->jump_key || c->mode != SOFT_64)
-        return NULL;
-    return c->insns + j->block->cost <= __atomic_load_n(&c->limit, __ATOMIC_RELAXED) ? j->block : NULL;
+    return soft_jump_ok(c, j, rip) && c->mode == SOFT_64 ? j->block : NULL;
 }
 
 static const struct soft_insn *search(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
@@ -151,12 +150,8 @@ static const struct soft_insn *search(struct soft_cpu *c, const struct soft_insn
         return NULL;
     if (slot < 2 && generation == soft_cache_generation(c->cache) && chainable(c, from, to, rip))
         from->next[slot] = to;
-    uint64_t insns = c->insns + to->cost;
-    if (insns > __atomic_load_n(&c->limit, __ATOMIC_RELAXED))
+    if (!soft_enter(c, to, rip))
         return NULL;
-    c->insns = insns;
-    c->block = to;
-    c->gpr[SOFT_GPR_BLOCK] = rip;
     SOFT_GO(c, to->code);
 }
 
@@ -164,11 +159,26 @@ const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_i
                                          unsigned slot)
 {
     /* Into another page there is no chain. Inside the page one is to be made. */
-    struct soft_block *b = (c->gpr[SOFT_GPR_BLOCK] ^ rip) >= 4096 ? known(c, rip) : NULL;
+    bool far = slot == 2 || (c->gpr[SOFT_GPR_BLOCK] ^ rip) >= 4096;
+    struct soft_block *b = far ? known(c, rip) : NULL;
     if (SOFT_UNLIKELY(!b))
         return search(c, in, rip, slot);
-    c->insns += b->cost;
-    c->block = b;
-    c->gpr[SOFT_GPR_BLOCK] = rip;
+    if (slot == 2)
+        c->block->to = (struct soft_jump){rip, b, c->jump_key};
+    if (SOFT_UNLIKELY(!soft_enter(c, b, rip)))
+        return search(c, in, rip, slot);
+    SOFT_GO(c, b->code);
+}
+
+const struct soft_insn *soft_return_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                         const struct soft_call *call)
+{
+    struct soft_block *b = known(c, rip);
+    if (SOFT_UNLIKELY(!b))
+        return search(c, in, rip, 2);
+    if (call->rip == rip)
+        call->from->back = (struct soft_jump){rip, b, c->jump_key};
+    if (SOFT_UNLIKELY(!soft_enter(c, b, rip)))
+        return search(c, in, rip, 2);
     SOFT_GO(c, b->code);
 }

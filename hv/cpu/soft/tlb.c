@@ -6,10 +6,9 @@
 /* Always misses: in force while every access has to go the slow way (#AC, data breakpoints). */
 static struct soft_tlb_entry nothing[SOFT_TLB_SIZE];
 
-#define KEY_MODE 0x3u
-#define KEY_STACK32 0x4u
-#define KEY_USER 0x8u
-#define KEY_EPOCH 0x10u
+#define KEY_STACK32 0x4ull /* beside the mode */
+#define KEY_USER 0x8ull
+#define KEY_EPOCH 0x10ull
 
 static void forget_writers(struct soft_cpu *c)
 {
@@ -17,16 +16,6 @@ static void forget_writers(struct soft_cpu *c)
     for (unsigned i = 0; i < c->writer_count; i++)
         __atomic_fetch_and(&c->vm->writers[c->writer_pages[i]], ~bit, __ATOMIC_SEQ_CST);
     c->writer_count = 0;
-}
-
-static void new_epoch(struct soft_cpu *c)
-{
-    c->jump_key += KEY_EPOCH;
-    if (c->jump_key < KEY_EPOCH) {
-        /* Old entries must not come back with their numbers. */
-        memset(c->jumps, 0, SOFT_JUMPS * sizeof *c->jumps);
-        c->jump_key += KEY_EPOCH;
-    }
 }
 
 static void clear_ways(struct soft_cpu *c)
@@ -44,7 +33,7 @@ static void clear_ways(struct soft_cpu *c)
 void soft_tlb_forget(struct soft_cpu *c)
 {
     clear_ways(c);
-    new_epoch(c);
+    c->jump_key += KEY_EPOCH;
     c->large_2m = c->large_1g = 0;
     c->stat_flushes++;
     if (c->vm->tables)
@@ -85,7 +74,7 @@ void soft_tlb_flush_page(struct soft_cpu *c, uint64_t lin)
         if (t->read == tag || (t->write & ~3ull) == (lin & ~0xfffull) || t->fetch == tag)
             memset(t, 0, sizeof *t);
     }
-    new_epoch(c);
+    c->jump_key += KEY_EPOCH;
 }
 
 void soft_tlb_drop_page(struct soft_cpu *c, uint64_t page)

@@ -53,6 +53,8 @@ SOFT_HANDLER(call_rel)
     if (!x_call(c, in, to))
         return soft_fault(c, in);
     x_set_sp(c, c->gpr[SOFT_RSP] - in->size);
+    if (c->mode == SOFT_64)
+        soft_called(c, soft_rip_next(c, in));
     return soft_branch(c, in, to, 0);
 }
 SOFT_HANDLER(jmp_ind)
@@ -68,6 +70,8 @@ SOFT_HANDLER(call_ind)
     if (!to.ok || !x_call(c, in, to.v))
         return soft_fault(c, in);
     x_set_sp(c, c->gpr[SOFT_RSP] - in->size);
+    if (c->mode == SOFT_64)
+        soft_called(c, soft_rip_next(c, in));
     return soft_branch(c, in, to.v, 2);
 }
 
@@ -161,6 +165,7 @@ X_INLINE soft_next x_call_fast(struct soft_cpu *c, const struct soft_insn *in, u
         return soft_x_call_rel(c, in);
     x_put(p, 8, next);
     c->gpr[SOFT_RSP] = sp;
+    soft_called(c, next);
     return soft_branch(c, in, to, slot);
 }
 FN(f_call)
@@ -181,7 +186,7 @@ FN(f_ret)
     if (SOFT_UNLIKELY((uint64_t)((int64_t)(to << 16) >> 16) != to))
         return soft_x_ret(c, in);
     c->gpr[SOFT_RSP] = sp + 8;
-    return soft_branch(c, in, to, 2);
+    return soft_return(c, in, to);
 }
 
 soft_fn x_flow_fast(const struct soft_insn *in, soft_fn general)
