@@ -227,6 +227,7 @@ static void execute(struct soft_cpu *c, struct soft_block *b)
     const struct soft_insn *in = b->code;
     c->block = b;
     c->gpr[SOFT_GPR_BLOCK] = c->rip;
+    soft_bases_changed(c);
     c->insns += b->count;
     while (in)
         in = in->fn(c, in);

@@ -410,6 +410,40 @@ static void invalidation(void **state)
     assert_int_equal(get64(f, 0x400000), 5);
 }
 
+/* However many entries were filled, a flush leaves none. */
+static void flushes(void **state)
+{
+    static const unsigned counts[] = {1, SOFT_TLB_LISTED - 1, SOFT_TLB_LISTED, SOFT_TLB_LISTED + 1, 1500};
+    struct fix *f = *state;
+    struct soft_cpu *c = f->vm->cpus[0];
+    uint64_t v, lin = 0x40000000ull;
+    long_mode(f, c);
+    put64(f, 0x2008, 0x5000 | 7);
+    for (unsigned i = 0; i < 3; i++)
+        put64(f, 0x5000 + 8 * i, (0x6000 + 0x1000ull * i) | 7);
+    put64(f, DATA, 11);
+    put64(f, DATA + 0x1000, 22);
+    for (unsigned k = 0; k < sizeof counts / sizeof *counts; k++) {
+        for (unsigned i = 0; i < counts[k]; i++)
+            put64(f, 0x6000 + 8 * i, DATA | 7);
+        soft_tlb_flush(c);
+        for (unsigned i = 0; i < counts[k]; i++) {
+            assert_true(soft_ld64(c, lin + 0x1000ull * i, &v));
+            assert_int_equal(v, 11);
+            put64(f, 0x6000 + 8 * i, (DATA + 0x1000) | 7);
+        }
+        /* Some go by themselves and come back before. */
+        soft_tlb_flush_page(c, lin);
+        assert_true(soft_ld64(c, lin, &v));
+        assert_int_equal(v, 22);
+        soft_tlb_flush(c);
+        for (unsigned i = 0; i < counts[k]; i++) {
+            assert_true(soft_ld64(c, lin + 0x1000ull * i, &v));
+            assert_int_equal(v, 22);
+        }
+    }
+}
+
 static void crossing(void **state)
 {
     struct fix *f = *state;
@@ -819,6 +853,49 @@ static void straddle(void **state)
     assert_int_equal(c->exc.cr2, lin + 0x1000);
 }
 
+/* A loop through two pages, the second of which is written, moved elsewhere, and goes away. */
+static void far_branches(void **state)
+{
+    static const uint8_t first[] = {0x48, 0xff, 0xc3, 0xe9, 0xf8, 0x0f, 0x00, 0x00}; /* inc rbx; jmp +4096 */
+    /* inc rsi, or rdi, or rbp; jmp back */
+    static const uint8_t second[3][8] = {{0x48, 0xff, 0xc6, 0xe9, 0xf8, 0xef, 0xff, 0xff},
+                                         {0x48, 0xff, 0xc7, 0xe9, 0xf8, 0xef, 0xff, 0xff},
+                                         {0x48, 0xff, 0xc5, 0xe9, 0xf8, 0xef, 0xff, 0xff}};
+    static const unsigned counters[] = {SOFT_RSI, SOFT_RDI, SOFT_RBP};
+    struct fix *f = *state;
+    struct soft_cpu *c = f->vm->cpus[0];
+    uint64_t lin = 0x40000000ull, v;
+    start(f, c, first, sizeof first);
+    put64(f, 0x2008, 0x5000 | 7);
+    put64(f, 0x5000, 0x6000 | 7);
+    put64(f, 0x6000, CODE | 7);
+    put64(f, 0x6008, DATA | 7);
+    memcpy(ram(f, DATA), second[0], 8);
+    memcpy(ram(f, DATA + 0x1000), second[2], 8);
+    fy_gmem_mark(f->gmem, DATA, 8192);
+    c->rip = lin;
+    for (unsigned i = 0; i < 3; i++) {
+        if (i == 1) { /* written by the guest, through another mapping */
+            memcpy(&v, second[1], 8);
+            assert_true(soft_st64(c, DATA, v));
+        } else if (i == 2) {
+            put64(f, 0x6008, (DATA + 0x1000) | 7);
+            soft_tlb_flush_page(c, lin + 0x1000);
+        }
+        uint64_t rbx = c->gpr[SOFT_RBX], other = c->gpr[counters[i]];
+        c->run_limit = c->insns + 400;
+        soft_loop(c);
+        assert_int_equal(c->gpr[SOFT_RBX] - rbx, 100);
+        assert_int_equal(c->gpr[counters[i]] - other, 100);
+        assert_int_equal(c->rip, lin);
+    }
+    put64(f, 0x6008, 0);
+    soft_tlb_flush_page(c, lin + 0x1000);
+    c->run_limit = c->insns + 400;
+    soft_loop(c);
+    assert_int_equal(c->rip, lin + 0x1000);
+}
+
 static void kick(void **state)
 {
     struct fix *f = *state;
@@ -845,6 +922,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(walks, setup, teardown),
         cmocka_unit_test_setup_teardown(tables_outside_ram, setup, teardown),
         cmocka_unit_test_setup_teardown(invalidation, setup, teardown),
+        cmocka_unit_test_setup_teardown(flushes, setup, teardown),
         cmocka_unit_test_setup_teardown(crossing, setup, teardown),
         cmocka_unit_test_setup_teardown(mmio, setup, teardown),
         cmocka_unit_test_setup_teardown(log_dirty, setup, teardown),
@@ -854,6 +932,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(own_block, setup, teardown),
         cmocka_unit_test_setup_teardown(other_writes, setup, teardown),
         cmocka_unit_test_setup_teardown(straddle, setup, teardown),
+        cmocka_unit_test_setup_teardown(far_branches, setup, teardown),
         cmocka_unit_test_setup_teardown(kick, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

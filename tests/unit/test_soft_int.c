@@ -103,6 +103,7 @@ static void run_at(struct fix *f, struct soft_cpu *c, const void *code, unsigned
             return;
         c->block = b;
         c->gpr[SOFT_GPR_BLOCK] = c->rip;
+        soft_bases_changed(c);
         c->insns += b->count;
         while (in)
             in = in->fn(c, in);
@@ -353,6 +354,7 @@ static void *hammer(void *arg)
             break;
         c->block = b;
         c->gpr[SOFT_GPR_BLOCK] = c->rip;
+        soft_bases_changed(c);
         c->insns += b->count;
         while (in)
             in = in->fn(c, in);

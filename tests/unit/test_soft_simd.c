@@ -134,6 +134,7 @@ static bool run_at(struct fix *f, const void *code, unsigned n)
             break;
         c->block = b;
         c->gpr[SOFT_GPR_BLOCK] = c->rip;
+        soft_bases_changed(c);
         c->insns += b->count;
         while (in)
             in = in->fn(c, in);

@@ -356,6 +356,63 @@ static void syscalls(void **state)
     assert_int_equal(soft_rflags(c), 0x202);
 }
 
+/* FS and GS change inside a block, and count from the next instruction on. */
+static void bases(void **state)
+{
+    struct fix *f = *state;
+    struct soft_cpu *c = f->c;
+    enum { A = 0x700000, B = 0x710000, W = 0x720000 };
+    long_mode(f, 0);
+    c->cr4 |= SOFT_CR4_FSGSBASE;
+    c->seg[SOFT_GS].base = A;
+    c->kernel_gs_base = B;
+    for (unsigned i = 0; i < 16; i++) {
+        put(f, A + 8 * i, 0xa0 + i, 8);
+        put(f, B + 8 * i, 0xb0 + i, 8);
+        put(f, W + 8 * i, 0xc0 + i, 8);
+    }
+    c->gpr[SOFT_RCX] = W;
+    c->gpr[SOFT_RSI] = 8;
+    c->gpr[SOFT_RDI] = 2;
+    CODE_AT(f, CODE, 0x65, 0x48, 0x8b, 0x04, 0x25, 0x08, 0, 0, 0, /* mov rax, gs:[8] */
+            0x0f, 0x01, 0xf8,                                     /* swapgs */
+            0x65, 0x48, 0x8b, 0x1c, 0x25, 0x08, 0, 0, 0,          /* mov rbx, gs:[8] */
+            0x65, 0x48, 0x8b, 0x2d, 0x12, 0x00, 0xe0, 0xff, /* mov rbp, gs:[rip + ...], which is gs:[0x2f] */
+            0x65, 0x48, 0xff, 0x46, 0x08,                   /* inc qword gs:[rsi+8] */
+            0xf3, 0x48, 0x0f, 0xae, 0xd9,                   /* wrgsbase rcx */
+            0x65, 0x4c, 0x8b, 0x04, 0xfe,                   /* mov r8, gs:[rsi+rdi*8] */
+            0x65, 0x4c, 0x8b, 0x4e, 0x10,                   /* mov r9, gs:[rsi+16] */
+            0x65, 0x4c, 0x8d, 0x56, 0x08,                   /* lea r10, gs:[rsi+8] */
+            0x64, 0x4c, 0x8b, 0x5c, 0xfe, 0x08,             /* mov r11, fs:[rsi+rdi*8+8] */
+            0x65, 0x48, 0x89, 0x3c, 0x25, 0x40, 0, 0, 0,    /* mov gs:[64], rdi */
+            0x90);
+    load(c, SOFT_FS, 0);
+    c->seg[SOFT_FS].base = A;
+    run(f, 12);
+    assert_false(c->exc.pending);
+    assert_int_equal(c->gpr[SOFT_RAX], 0xa1);
+    assert_int_equal(c->gpr[SOFT_RBX], 0xb1);
+    assert_int_equal(c->gpr[SOFT_RBP], get(f, B + 0x2f, 8));
+    assert_int_equal(get(f, B + 16, 8), 0xb3);
+    assert_int_equal(c->gpr[8], 0xc3);
+    assert_int_equal(c->gpr[9], 0xc3);
+    assert_int_equal(c->gpr[10], 16);
+    assert_int_equal(c->gpr[11], 0xa4);
+    assert_int_equal(get(f, W + 64, 8), 2);
+    /* WRMSR, and a selector */
+    put(f, GDT + GATE, segment(W, 0xfff, 0x92, 0x4), 8);
+    c->gpr[SOFT_RCX] = 0xc0000100u;
+    c->gpr[SOFT_RAX] = B;
+    c->gpr[SOFT_RDX] = 0;
+    c->gpr[SOFT_RBX] = GATE;
+    c->rip = CODE + 0x100;
+    CODE_AT(f, CODE + 0x100, 0x0f, 0x30, 0x64, 0x48, 0x8b, 0x2c, 0x25, 0x18, 0, 0, 0, /* mov rbp, fs:[24] */
+            0x8e, 0xe3, 0x64, 0x48, 0x8b, 0x34, 0x25, 0x18, 0, 0, 0);                 /* mov rsi, fs:[24] */
+    run(f, 4);
+    assert_int_equal(c->gpr[SOFT_RBP], 0xb3);
+    assert_int_equal(c->gpr[SOFT_RSI], 0xc3);
+}
+
 static void call_gates(void **state)
 {
     struct fix *f = *state;
@@ -753,6 +810,7 @@ int main(void)
         T(double_and_triple),
         T(benign_then_contributory),
         T(syscalls),
+        T(bases),
         T(call_gates),
         T(nested),
         T(real_mode),

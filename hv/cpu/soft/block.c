@@ -188,6 +188,7 @@ static void reset(struct soft_cpu *c)
     memset(s->hash, 0, sizeof s->hash);
     memset(s->pages, 0, sizeof s->pages);
     memset(c->jumps, 0, SOFT_JUMPS * sizeof *c->jumps);
+    soft_calls_forget(c);
     c->block = &soft_unlinked;
 }
 

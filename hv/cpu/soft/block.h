@@ -6,7 +6,7 @@
 #include "hv/cpu/soft/cpu.h"
 
 #define SOFT_BLOCK_INSNS 64u
-#define SOFT_JUMPS 4096u
+#define SOFT_JUMPS 16384u
 
 /* soft_block.flags */
 #define SOFT_B_DEAD 0x1u     /* poisoned: its bytes were written */
@@ -14,11 +14,21 @@
 #define SOFT_B_SINGLE 0x4u   /* the scratch block: one instruction, decoded afresh each time */
 #define SOFT_B_COUNTED 0x8u  /* may have an instruction that looks at the count (icount) */
 
+/* Linear address -> block, as long as `key` is the vCPU's: until the TLB is flushed or the mode changes. */
+struct soft_jump {
+    uint64_t lin;
+    struct soft_block *block;
+    uint64_t key; /* no vCPU's key is 0, nor comes back */
+};
+
 struct soft_block {
     struct soft_block *next[2]; /* chained by soft_branch's slots; soft_unlinked where not */
     uint64_t cost;              /* count; more than any limit once dead, so that nobody enters */
     uint16_t count, bytes;
     uint8_t flags, key;
+    /* Where its last branch has led lately, and where its call has come back to; 64-bit mode. What the vCPU's
+     * jump cache has too, without its own line of the processor's cache. */
+    struct soft_jump to, back;
     uint64_t phys, page2; /* offset in the memfd; the second page's number of a straddling block */
     struct soft_block *hash_next, *page_next[2];
     struct soft_insn code[]; /* count instructions, then an end record */
@@ -27,15 +37,16 @@ struct soft_block {
 /* Stands for "not chained": costs more than any limit. */
 extern struct soft_block soft_unlinked;
 
-/* Linear address -> block, as long as `key` is the vCPU's: until the TLB is flushed or the mode changes. */
-struct soft_jump {
-    uint64_t lin;
-    struct soft_block *block;
-    uint32_t key;
-};
 static inline struct soft_jump *soft_jump_at(const struct soft_cpu *c, uint64_t lin)
 {
     return &c->jumps[(lin ^ lin >> 12) & (SOFT_JUMPS - 1)];
+}
+
+/* No call is known, with an address that none returns to. */
+static inline void soft_calls_forget(struct soft_cpu *c)
+{
+    for (unsigned i = 0; i < SOFT_CALLS; i++)
+        c->calls[i] = (struct soft_call){1ull << 63, NULL};
 }
 
 struct soft_cache *soft_cache_new(void);

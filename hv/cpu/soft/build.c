@@ -32,10 +32,39 @@ static void mark_dead_flags(struct soft_block *b)
     }
 }
 
+/* In 64-bit mode FS and GS only add their bases: as one more register of the sum an address with them needs
+ * nothing special. */
+static void fold_base(struct soft_insn *in)
+{
+    uint8_t slot = in->seg == SOFT_FS ? SOFT_GPR_FS : SOFT_GPR_GS;
+    if (in->ea != SOFT_EA_SEG || !(in->flags & SOFT_I_MEM) ||
+        (soft_rows[in->row].flags & (SOFT_R_SIMD | SOFT_R_X87 | SOFT_R_NOMEM)))
+        return;
+    if (in->base == SOFT_GPR_ZERO && in->index == SOFT_GPR_ZERO)
+        in->base = slot;
+    else if (in->index == SOFT_GPR_ZERO)
+        in->index = slot, in->scale = 0;
+    else
+        return;
+    in->ea = 0;
+}
+
+/* A near branch out of the block's page: no chain can lead there. */
+static bool leaves_page(const struct soft_block *b, const struct soft_insn *in)
+{
+    uint64_t start = b->phys & 4095, to = start + in->off + in->len + in->imm;
+    return (soft_rows[in->row].flags & SOFT_R_BRANCH) && to >= 4096;
+}
+
 void soft_finish(struct soft_cpu *c, struct soft_block *b)
 {
     b->next[0] = b->next[1] = &soft_unlinked;
+    b->to = b->back = (struct soft_jump){0};
     b->cost = b->count;
+    for (unsigned i = 0; i < b->count && c->mode == SOFT_64; i++)
+        fold_base(&b->code[i]);
+    if (leaves_page(b, &b->code[b->count - 1]))
+        b->code[b->count - 1].imm2 = 1;
     mark_dead_flags(b);
     /* A record that raises has its handler already, and is always the only one. */
     if (!b->code[0].fn && b->count > 1)

@@ -117,7 +117,8 @@ struct soft_tlb_entry {
 };
 
 #define SOFT_TLB_SLOW 2u
-#define SOFT_TLB_SIZE 256u
+#define SOFT_TLB_SIZE 2048u
+#define SOFT_TLB_LISTED 512u /* filled entries that a flush clears one by one; beyond, it clears all */
 /* Which rules an access follows. */
 enum soft_mmu {
     SOFT_MMU_KERNEL,
@@ -135,7 +136,7 @@ struct soft_span {
 };
 
 #define SOFT_INVAL_MAX 64
-#define SOFT_WRITERS_MAX 1024
+#define SOFT_WRITERS_MAX 4096
 #define SOFT_LIMIT_MAX (1ull << 62) /* cpu->limit never exceeds it, so that a block can cost too much */
 
 struct soft_lane {
@@ -182,11 +183,18 @@ enum soft_leave {
     SOFT_LEAVE_CRASH /* triple fault: the report says why */
 };
 
+#define SOFT_CALLS 32u
+/* A call that may come back: a guess, which a return checks. */
+struct soft_call {
+    uint64_t rip; /* of the instruction after it */
+    struct soft_block *from;
+};
+
 struct soft_cpu {
     /* -- hot: touched by most instructions -- */
-    uint64_t gpr[18];     /* rax rcx rdx rbx rsp rbp rsi rdi r8..r15, SOFT_GPR_ZERO, SOFT_GPR_BLOCK */
-    struct soft_flags cc; /* arithmetic flags, lazy; flags.h */
-    uint32_t eflags;      /* all other EFLAGS bits; arithmetic ones are 0 here */
+    uint64_t gpr[SOFT_GPRS]; /* rax rcx rdx rbx rsp rbp rsi rdi r8..r15, then the slots of insn.h */
+    struct soft_flags cc;    /* arithmetic flags, lazy; flags.h */
+    uint32_t eflags;         /* all other EFLAGS bits; arithmetic ones are 0 here */
     uint8_t cpl;
     uint8_t mode;   /* enum soft_mode of CS */
     bool stack32;   /* SS.B (outside 64-bit mode) */
@@ -195,7 +203,9 @@ struct soft_cpu {
     struct soft_tlb_entry *tlb; /* the ways of the mmu in force for ordinary accesses */
     struct soft_block *block;   /* the running one */
     struct soft_jump *jumps;    /* the jump cache, SOFT_JUMPS entries; block.h */
-    uint32_t jump_key;          /* what an entry must have to count: epoch, user, stack32, mode */
+    uint64_t jump_key;          /* what an entry must have to count: epoch, user, stack32, mode */
+    unsigned called;            /* calls begun, less returns: the last one is in calls[called % SOFT_CALLS] */
+    struct soft_call calls[SOFT_CALLS];
     struct soft_segment seg[SOFT_SREGS];
 
     /* -- between blocks -- */
@@ -272,6 +282,8 @@ struct soft_cpu {
     uint64_t writer_pages[SOFT_WRITERS_MAX];
     uint64_t large_2m, large_1g; /* Bloom filters of large pages in the TLB, for INVLPG */
     struct soft_tlb_entry ways[SOFT_MMUS][SOFT_TLB_SIZE] __attribute__((aligned(64)));
+    unsigned fills; /* entries filled since the last flush; the first SOFT_TLB_LISTED of them: */
+    uint16_t filled[SOFT_TLB_LISTED];
     uint64_t stat_blocks, stat_decoded, stat_walks, stat_flushes; /* for reports, not state */
     uint64_t stat_invalidated, stat_dirty /* shared */;
     uint64_t idle_since, idle_insns; /* loop.c: begin of the window in which idleness is looked for */
@@ -289,6 +301,13 @@ static inline void soft_set_rflags(struct soft_cpu *c, uint64_t v)
 {
     soft_cc_set(&c->cc, (uint32_t)v & 0x8d5u);
     c->eflags = (uint32_t)v & 0x3f7700u;
+}
+
+/* After the base of FS or GS has changed, before the next instruction. */
+static inline void soft_bases_changed(struct soft_cpu *c)
+{
+    c->gpr[SOFT_GPR_FS] = c->seg[SOFT_FS].base;
+    c->gpr[SOFT_GPR_GS] = c->seg[SOFT_GS].base;
 }
 
 #endif

@@ -128,8 +128,16 @@ static bool chainable(const struct soft_cpu *c, const struct soft_block *from, c
            from->phys / 4096 == to->phys / 4096 && (c->gpr[SOFT_GPR_BLOCK] ^ rip) < 4096;
 }
 
-const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
-                                         unsigned slot)
+/* The block at rip that the jump cache knows; NULL: none. Only in 64-bit mode, where no limit of CS is to be
+ * looked at. */
+static struct soft_block *known(struct soft_cpu *c, uint64_t rip)
+{
+    const struct soft_jump *j = soft_jump_at(c, rip);
+    return soft_jump_ok(c, j, rip) && c->mode == SOFT_64 ? j->block : NULL;
+}
+
+static const struct soft_insn *search(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                      unsigned slot)
 {
     if (!soft_branch_ok(c, rip))
         return soft_fault(c, in);
@@ -142,11 +150,35 @@ const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_i
         return NULL;
     if (slot < 2 && generation == soft_cache_generation(c->cache) && chainable(c, from, to, rip))
         from->next[slot] = to;
-    uint64_t insns = c->insns + to->cost;
-    if (insns > __atomic_load_n(&c->limit, __ATOMIC_RELAXED))
+    if (!soft_enter(c, to, rip))
         return NULL;
-    c->insns = insns;
-    c->block = to;
-    c->gpr[SOFT_GPR_BLOCK] = rip;
     SOFT_GO(c, to->code);
+}
+
+const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                         unsigned slot)
+{
+    /* Into another page there is no chain. Inside the page one is to be made. */
+    bool far = slot == 2 || (c->gpr[SOFT_GPR_BLOCK] ^ rip) >= 4096;
+    struct soft_block *b = far ? known(c, rip) : NULL;
+    if (SOFT_UNLIKELY(!b))
+        return search(c, in, rip, slot);
+    if (slot == 2)
+        c->block->to = (struct soft_jump){rip, b, c->jump_key};
+    if (SOFT_UNLIKELY(!soft_enter(c, b, rip)))
+        return search(c, in, rip, slot);
+    SOFT_GO(c, b->code);
+}
+
+const struct soft_insn *soft_return_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                         const struct soft_call *call)
+{
+    struct soft_block *b = known(c, rip);
+    if (SOFT_UNLIKELY(!b))
+        return search(c, in, rip, 2);
+    if (call->rip == rip)
+        call->from->back = (struct soft_jump){rip, b, c->jump_key};
+    if (SOFT_UNLIKELY(!soft_enter(c, b, rip)))
+        return search(c, in, rip, 2);
+    SOFT_GO(c, b->code);
 }

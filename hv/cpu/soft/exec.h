@@ -54,31 +54,64 @@ const struct soft_insn *soft_done(struct soft_cpu *c, const struct soft_insn *in
 const struct soft_insn *soft_done_at(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip);
 
 /* Near control flow inside the same code segment: check `rip` (canonical, or CS limit; 16-bit wraps before
- * the call), find or chain the block, go on there. slot 0: taken, 1: fall-through, both chained; 2: indirect
- * (looked up each time). An invalid target raises #GP(0) with the instruction not completed: call before
- * changing registers, or use soft_branch_ok first. */
+ * the call), find or chain the block, go on there. slot 0: taken, 1: fall-through, both chained inside a
+ * page; 2: indirect or into another page (looked up each time). An invalid target raises #GP(0) with the
+ * instruction not completed: call before changing registers, or use soft_branch_ok first. */
 const struct soft_insn *soft_branch_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
                                          unsigned slot);
-static inline const struct soft_insn *soft_branch(struct soft_cpu *c, const struct soft_insn *in,
-                                                  uint64_t rip, unsigned slot)
+const struct soft_insn *soft_return_slow(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip,
+                                         const struct soft_call *call);
+
+/* The block may be entered unless the limit is met. */
+static inline __attribute__((always_inline)) bool soft_enter(struct soft_cpu *c, struct soft_block *b,
+                                                             uint64_t rip)
+{
+    uint64_t insns = c->insns + b->cost;
+    if (SOFT_UNLIKELY(insns > __atomic_load_n(&c->limit, __ATOMIC_RELAXED)))
+        return false;
+    c->insns = insns;
+    c->block = b;
+    c->gpr[SOFT_GPR_BLOCK] = rip;
+    return true;
+}
+static inline __attribute__((always_inline)) bool soft_jump_ok(const struct soft_cpu *c,
+                                                               const struct soft_jump *j, uint64_t rip)
+{
+    return j->lin == rip && j->key == c->jump_key;
+}
+
+static inline __attribute__((always_inline)) const struct soft_insn *
+soft_branch(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip, unsigned slot)
 {
     struct soft_block *b;
     if (slot < 2) {
         /* Chained blocks lie in the page of this one, so what was checked for it holds. */
         b = c->block->next[slot];
     } else {
-        const struct soft_jump *j = soft_jump_at(c, rip);
-        if (SOFT_UNLIKELY(j->lin != rip || j->key != c->jump_key || c->mode != SOFT_64))
+        const struct soft_jump *j = &c->block->to;
+        if (SOFT_UNLIKELY(!soft_jump_ok(c, j, rip)))
             return soft_branch_slow(c, in, rip, slot);
         b = j->block;
     }
-    uint64_t insns = c->insns + b->cost;
-    if (SOFT_UNLIKELY(insns > __atomic_load_n(&c->limit, __ATOMIC_RELAXED)))
+    if (SOFT_UNLIKELY(!soft_enter(c, b, rip)))
         return soft_branch_slow(c, in, rip, slot);
-    c->insns = insns;
-    c->block = b;
-    c->gpr[SOFT_GPR_BLOCK] = rip;
     SOFT_GO(c, b->code);
+}
+
+/* The running block ends with a call; `rip` is what it has pushed. Only in 64-bit mode. soft_return, there
+ * too, is for a canonical rip: it looks where that call led back to last time. */
+static inline void soft_called(struct soft_cpu *c, uint64_t rip)
+{
+    c->calls[++c->called % SOFT_CALLS] = (struct soft_call){rip, c->block};
+}
+static inline __attribute__((always_inline)) const struct soft_insn *
+soft_return(struct soft_cpu *c, const struct soft_insn *in, uint64_t rip)
+{
+    const struct soft_call *call = &c->calls[c->called-- % SOFT_CALLS];
+    if (SOFT_UNLIKELY(call->rip != rip || !soft_jump_ok(c, &call->from->back, rip) ||
+                      !soft_enter(c, call->from->back.block, rip)))
+        return soft_return_slow(c, in, rip, call);
+    SOFT_GO(c, c->block->code);
 }
 bool soft_branch_ok(struct soft_cpu *c, uint64_t rip); /* false: #GP(0) recorded */
 

@@ -17,6 +17,9 @@ typedef const struct soft_insn *(*soft_fn)(struct soft_cpu *cpu, const struct so
 /* Slots of cpu->gpr beyond the sixteen registers, for `base` and `index`. */
 #define SOFT_GPR_ZERO 16  /* always 0 */
 #define SOFT_GPR_BLOCK 17 /* RIP of the first byte of the running block */
+#define SOFT_GPR_FS 18    /* the bases of FS and GS: what the block builder puts there in 64-bit mode */
+#define SOFT_GPR_GS 19
+#define SOFT_GPRS 20
 
 enum soft_mode { SOFT_16, SOFT_32, SOFT_64 }; /* code size: CS.D and CS.L */
 
@@ -48,7 +51,8 @@ struct soft_insn {
                    * + disp, base SOFT_GPR_BLOCK */
     uint64_t imm; /* immediate, sign- or zero-extended to 64 bits as the row says; near branches:
                    * displacement, sign-extended; far pointers: offset */
-    uint16_t imm2; /* second immediate: ENTER's level, a far pointer's selector; is4's register */
+    uint16_t imm2; /* second immediate: ENTER's level, a far pointer's selector; is4's register; near
+                    * branches: 1 where the block builder found the target in another page */
     uint16_t row;  /* index into soft_rows[] */
     uint16_t off;  /* of the first byte from the block's start (set by the block builder before binding) */
     uint8_t len;   /* 1..15 */

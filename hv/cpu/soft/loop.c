@@ -209,6 +209,7 @@ static void execute(struct soft_cpu *c, struct soft_block *b)
     const struct soft_insn *in = b->code;
     c->block = b;
     c->gpr[SOFT_GPR_BLOCK] = c->rip;
+    soft_bases_changed(c);
     c->insns += b->count;
 #ifdef SOFT_THREADED
     in->fn(c, in);

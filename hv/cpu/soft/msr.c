@@ -318,6 +318,7 @@ bool soft_msr_write(struct soft_cpu *c, uint32_t index, uint64_t v, bool host)
         if (!host && ((v & ~p->bits) || (p->canonical && !soft_canonical(v))))
             return gp0(c);
         *(uint64_t *)(void *)((uint8_t *)c + p->at) = v;
+        soft_bases_changed(c);
         return true;
     }
     if (array) {

@@ -232,7 +232,7 @@ static bool load_ss(struct soft_cpu *c, uint16_t sel)
     return true;
 }
 
-bool soft_load_sreg(struct soft_cpu *c, enum soft_sreg seg, uint16_t sel)
+static bool load_sreg(struct soft_cpu *c, enum soft_sreg seg, uint16_t sel)
 {
     struct soft_segment *s = &c->seg[seg];
     uint64_t d;
@@ -263,6 +263,13 @@ bool soft_load_sreg(struct soft_cpu *c, enum soft_sreg seg, uint16_t sel)
         return false;
     *s = sys_unpack(d, sel);
     return true;
+}
+
+bool soft_load_sreg(struct soft_cpu *c, enum soft_sreg seg, uint16_t sel)
+{
+    bool ok = load_sreg(c, seg, sel);
+    soft_bases_changed(c);
+    return ok;
 }
 
 void sys_set_cs(struct soft_cpu *c, uint64_t d, uint16_t sel, unsigned cpl)
@@ -297,6 +304,7 @@ void sys_drop_inner(struct soft_cpu *c)
             s->base = data[i] >= SOFT_FS ? base : 0;
         }
     }
+    soft_bases_changed(c);
 }
 
 bool sys_load_ldt(struct soft_cpu *c, uint16_t sel, unsigned vector, uint32_t ext)

@@ -6,10 +6,9 @@
 /* Always misses: in force while every access has to go the slow way (#AC, data breakpoints). */
 static struct soft_tlb_entry nothing[SOFT_TLB_SIZE];
 
-#define KEY_MODE 0x3u
-#define KEY_STACK32 0x4u
-#define KEY_USER 0x8u
-#define KEY_EPOCH 0x10u
+#define KEY_STACK32 0x4ull /* beside the mode */
+#define KEY_USER 0x8ull
+#define KEY_EPOCH 0x10ull
 
 static void forget_writers(struct soft_cpu *c)
 {
@@ -19,21 +18,22 @@ static void forget_writers(struct soft_cpu *c)
     c->writer_count = 0;
 }
 
-static void new_epoch(struct soft_cpu *c)
+static void clear_ways(struct soft_cpu *c)
 {
-    c->jump_key += KEY_EPOCH;
-    if (c->jump_key < KEY_EPOCH) {
-        /* Old entries must not come back with their numbers. */
-        memset(c->jumps, 0, SOFT_JUMPS * sizeof *c->jumps);
-        c->jump_key += KEY_EPOCH;
-    }
+    struct soft_tlb_entry *all = &c->ways[0][0];
+    if (c->fills > SOFT_TLB_LISTED)
+        memset(c->ways, 0, sizeof c->ways);
+    else
+        for (unsigned i = 0; i < c->fills; i++)
+            all[c->filled[i]] = (struct soft_tlb_entry){0};
+    c->fills = 0;
 }
 
 /* The pages stay listed as written by this vCPU: an instruction that is under way may yet write. */
 void soft_tlb_forget(struct soft_cpu *c)
 {
-    memset(c->ways, 0, sizeof c->ways);
-    new_epoch(c);
+    clear_ways(c);
+    c->jump_key += KEY_EPOCH;
     c->large_2m = c->large_1g = 0;
     c->stat_flushes++;
     if (c->vm->tables)
@@ -74,7 +74,7 @@ void soft_tlb_flush_page(struct soft_cpu *c, uint64_t lin)
         if (t->read == tag || (t->write & ~3ull) == (lin & ~0xfffull) || t->fetch == tag)
             memset(t, 0, sizeof *t);
     }
-    new_epoch(c);
+    c->jump_key += KEY_EPOCH;
 }
 
 void soft_tlb_drop_page(struct soft_cpu *c, uint64_t page)
@@ -133,6 +133,11 @@ void soft_tlb_fill(struct soft_cpu *c, uint64_t lin, const struct soft_xlate *x,
     struct soft_tlb_entry *t = &c->ways[mmu][lin >> 12 & (SOFT_TLB_SIZE - 1)];
     uint64_t tag = (lin & ~0xfffull) | 1;
     uint64_t page = (uint64_t)(host - c->vm->gmem->host) / 4096;
+    if (!(t->read | t->write | t->fetch)) {
+        if (c->fills < SOFT_TLB_LISTED)
+            c->filled[c->fills] = (uint16_t)(t - &c->ways[0][0]);
+        c->fills += c->fills <= SOFT_TLB_LISTED;
+    }
     memset(t, 0, sizeof *t);
     bool way = x->write && announce(c, page, how == SOFT_WRITE);
     t->addend = (uintptr_t)host - (uintptr_t)lin;

@@ -106,6 +106,7 @@ static struct soft_cpu *new_cpu(struct soft_vm *vm, unsigned index)
     c->features = features(vm->policy);
     c->run_limit = UINT64_MAX;
     c->block = &soft_unlinked;
+    soft_calls_forget(c);
     pthread_mutex_init(&c->inval_lock, NULL);
     c->cache = soft_cache_new();
     c->jumps = calloc(SOFT_JUMPS, sizeof *c->jumps);

@@ -53,6 +53,8 @@ SOFT_HANDLER(call_rel)
     if (!x_call(c, in, to))
         return soft_fault(c, in);
     x_set_sp(c, c->gpr[SOFT_RSP] - in->size);
+    if (c->mode == SOFT_64)
+        soft_called(c, soft_rip_next(c, in));
     return soft_branch(c, in, to, 0);
 }
 SOFT_HANDLER(jmp_ind)
@@ -68,6 +70,8 @@ SOFT_HANDLER(call_ind)
     if (!to.ok || !x_call(c, in, to.v))
         return soft_fault(c, in);
     x_set_sp(c, c->gpr[SOFT_RSP] - in->size);
+    if (c->mode == SOFT_64)
+        soft_called(c, soft_rip_next(c, in));
     return soft_branch(c, in, to.v, 2);
 }
 
@@ -145,11 +149,15 @@ FN(f_jmp)
 {
     return soft_branch(c, in, NEXT64(c, in) + in->imm, 0);
 }
+FN(f_jmp_far)
+{
+    return soft_branch(c, in, NEXT64(c, in) + in->imm, 2);
+}
 FN(f_jmp_reg)
 {
     return soft_branch(c, in, x_reg(c, in->rm_at, 8), 2);
 }
-FN(f_call)
+X_INLINE soft_next x_call_fast(struct soft_cpu *c, const struct soft_insn *in, unsigned slot)
 {
     uint64_t next = NEXT64(c, in), to = next + in->imm, sp = c->gpr[SOFT_RSP] - 8;
     void *p = x_hit(c, sp, 8, SOFT_WRITE);
@@ -157,7 +165,16 @@ FN(f_call)
         return soft_x_call_rel(c, in);
     x_put(p, 8, next);
     c->gpr[SOFT_RSP] = sp;
-    return soft_branch(c, in, to, 0);
+    soft_called(c, next);
+    return soft_branch(c, in, to, slot);
+}
+FN(f_call)
+{
+    return x_call_fast(c, in, 0);
+}
+FN(f_call_far)
+{
+    return x_call_fast(c, in, 2);
 }
 FN(f_ret)
 {
@@ -169,7 +186,7 @@ FN(f_ret)
     if (SOFT_UNLIKELY((uint64_t)((int64_t)(to << 16) >> 16) != to))
         return soft_x_ret(c, in);
     c->gpr[SOFT_RSP] = sp + 8;
-    return soft_branch(c, in, to, 2);
+    return soft_return(c, in, to);
 }
 
 soft_fn x_flow_fast(const struct soft_insn *in, soft_fn general)
@@ -179,10 +196,10 @@ soft_fn x_flow_fast(const struct soft_insn *in, soft_fn general)
     if (general == soft_x_jcc)
         return jccs[in->cc & 15];
     if (general == soft_x_jmp_rel)
-        return f_jmp;
+        return in->imm2 ? f_jmp_far : f_jmp;
     if (general == soft_x_jmp_ind && !(in->flags & SOFT_I_MEM))
         return f_jmp_reg;
     if (general == soft_x_call_rel)
-        return f_call;
+        return in->imm2 ? f_call_far : f_call;
     return general == soft_x_ret ? f_ret : NULL;
 }

@@ -244,6 +244,7 @@ SOFT_HANDLER(swapgs)
     uint64_t v = c->seg[SOFT_GS].base;
     c->seg[SOFT_GS].base = c->kernel_gs_base;
     c->kernel_gs_base = v;
+    soft_bases_changed(c);
     SOFT_NEXT(c, in);
 }
 
@@ -266,6 +267,7 @@ RDBASE(rdgsbase, SOFT_GS)
         if (!soft_canonical(v))                                                                              \
             return sys_gp0(c, in);                                                                           \
         c->seg[which].base = v;                                                                              \
+        soft_bases_changed(c);                                                                               \
         SOFT_NEXT(c, in);                                                                                    \
     }
 WRBASE(wrfsbase, SOFT_FS)
