@@ -896,6 +896,63 @@ static void far_branches(void **state)
     assert_int_equal(c->rip, lin + 0x1000);
 }
 
+/* Returns: to where the call was, elsewhere, through more calls than are remembered, and to address 0. */
+static void returns(void **state)
+{
+    static const uint8_t caller[] = {0xe8, 0xfb, 0x0f, 0x00, 0x00,
+                                     0x48, 0xff, 0xc3, 0xeb, 0xf6}; /* call +4096; inc rbx; jmp back */
+    static const uint8_t plain[] = {0xc3};
+    static const uint8_t beyond[] = {0x48, 0x83, 0x04, 0x24, 0x03, 0xc3}; /* add qword [rsp], 3; ret */
+    /* dec rcx; jz +5; call itself; inc rsi; ret */
+    static const uint8_t deep[] = {0x48, 0xff, 0xc9, 0x74, 0x05, 0xe8, 0xf6,
+                                   0xff, 0xff, 0xff, 0x48, 0xff, 0xc6, 0xc3};
+    static const uint8_t null[] = {0x6a, 0x00, 0xc3}; /* push 0; ret */
+    struct fix *f = *state;
+    struct soft_cpu *c = f->vm->cpus[0];
+    uint64_t lin = 0x40000000ull;
+    start(f, c, caller, sizeof caller);
+    put64(f, 0x2008, 0x5000 | 7);
+    put64(f, 0x5000, 0x6000 | 7);
+    put64(f, 0x6000, CODE | 7);
+    put64(f, 0x6008, DATA | 7);
+    c->rip = lin;
+    c->gpr[SOFT_RSP] = DATA + 0x2000;
+    for (unsigned i = 0; i < 3; i++) {
+        memcpy(ram(f, DATA), i == 1 ? beyond : plain, i == 1 ? sizeof beyond : sizeof plain);
+        fy_gmem_mark(f->gmem, DATA, 4096);
+        soft_take_requests(c, true);
+        uint64_t rbx = c->gpr[SOFT_RBX];
+        c->run_limit = c->insns + 400;
+        soft_loop(c);
+        assert_int_equal(c->gpr[SOFT_RBX] - rbx, i == 1 ? 0 : 100);
+        assert_int_equal(c->gpr[SOFT_RSP], DATA + 0x2000);
+        assert_int_equal(c->rip, lin);
+    }
+    memcpy(ram(f, DATA), deep, sizeof deep);
+    fy_gmem_mark(f->gmem, DATA, 4096);
+    soft_take_requests(c, true);
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t rbx = c->gpr[SOFT_RBX], rsi = c->gpr[SOFT_RSI];
+        c->gpr[SOFT_RCX] = 100;
+        c->run_limit = c->insns + 1 + 100 * 4 + 99 + 2;
+        soft_loop(c);
+        assert_int_equal(c->gpr[SOFT_RSI] - rsi, 100);
+        assert_int_equal(c->gpr[SOFT_RBX] - rbx, 1);
+        assert_int_equal(c->rip, lin);
+    }
+    soft_calls_forget(c);
+    memcpy(ram(f, 0), counting, sizeof counting);
+    memcpy(ram(f, CODE + 0x100), null, sizeof null);
+    fy_gmem_mark(f->gmem, CODE, 4096);
+    soft_take_requests(c, true);
+    c->rip = lin + 0x100;
+    c->gpr[SOFT_RAX] = 0;
+    c->run_limit = c->insns + 3;
+    soft_loop(c);
+    assert_int_equal(c->rip, 3);
+    assert_int_equal(c->gpr[SOFT_RAX], 1);
+}
+
 static void kick(void **state)
 {
     struct fix *f = *state;
@@ -933,6 +990,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(other_writes, setup, teardown),
         cmocka_unit_test_setup_teardown(straddle, setup, teardown),
         cmocka_unit_test_setup_teardown(far_branches, setup, teardown),
+        cmocka_unit_test_setup_teardown(returns, setup, teardown),
         cmocka_unit_test_setup_teardown(kick, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
