@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that attacks its devices (tests/guests/hostile), on each engine, while it is moved to and fro: no crash, no hang, no growth.
 
-    test_hostile.py [--build DIR] [--seconds N] [--seed N]     N seconds an engine (8)
+    test_hostile.py [--build DIR] [--seconds N] [--seed N] [--engine soft|kvm]     N seconds an engine and console (8)
 """
 import os
 import re
@@ -49,7 +49,7 @@ def requests(host, name):
 def attack_console(pair, engine, seconds, seed):
     """With a virtio console: what the guest says is mostly what it puts into its rings, so it is watched by what its devices do."""
     source, target = pair.alpha, pair.beta
-    source.vmctl("start", "c", "-k", os.path.join(pair.guests, "hostile.elf"), "-m", "512M", "--engine", engine, "-a", f"seed={seed}", "--virtio-console", *devices(pair))
+    source.vmctl("start", "c", "-k", os.path.join(pair.guests, "hostile.elf"), "-m", "3584M", "--engine", engine, "-a", f"seed={seed}", "--virtio-console", *devices(pair))
     first, moves = None, 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -71,7 +71,7 @@ def attack_console(pair, engine, seconds, seed):
 
 def attack(pair, engine, seconds, seed):
     source, target = pair.alpha, pair.beta
-    source.vmctl("start", "g", "-k", os.path.join(pair.guests, "hostile.elf"), "-m", "512M", "--engine", engine, "-a", f"seed={seed}", *devices(pair))
+    source.vmctl("start", "g", "-k", os.path.join(pair.guests, "hostile.elf"), "-m", "3584M", "--engine", engine, "-a", f"seed={seed}", *devices(pair))
     console = source.console("g")
     found = int(console.expect(rb"devices ([0-9]+)", 60).group(1))
     assert found >= 5, f"the guest found {found} devices"
@@ -104,9 +104,10 @@ def option(name, default):
 
 
 def main():
+    engines = [sys.argv[sys.argv.index("--engine") + 1]] if "--engine" in sys.argv else ["soft", "kvm"]
     pair = ferry.Pair(ferry.build_argument(sys.argv))
     try:
-        for engine in ("soft", "kvm"):
+        for engine in engines:
             if engine == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
                 ferry.say("kvm: skipped, /dev/kvm cannot be opened")
                 continue

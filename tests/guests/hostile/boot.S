@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* PVH entry (32-bit, paging off, ebx: hvm_start_info) to 64-bit code with the first 4 GiB mapped one to one. */
+/* PVH entry (32-bit, paging off, ebx: hvm_start_info) to 64-bit code with the first 4 GiB mapped one to one, but for this image:
+ * it moves to HIGH, RAM above 4 GiB, and stays where it was by its addresses. Stray descriptors are mostly small numbers and
+ * would hit it below 4 GiB once in some minutes. */
+    .set HERE, 0x18000000
+    .set IMAGE_BYTES, 0x10000
+    .set HIGH, 0x115a00000
+
     .section .note, "a", @note
     .long 4, 4, 18
     .asciz "Xen"
@@ -50,6 +56,22 @@ start64:
     mov     %eax, %ds
     mov     %eax, %es
     mov     %eax, %ss
+    /* HIGH is seen at the next 2 MiB; the copy's tables lead to the copy. */
+    mov     $HIGH + 0x83, %rax
+    mov     %rax, pd + 8 * (HERE / 0x200000 + 1)
+    mov     $HERE, %esi
+    mov     $HERE + 0x200000, %edi
+    mov     $IMAGE_BYTES / 8, %ecx
+    rep movsq
+    mov     %rax, pd + 8 * (HERE / 0x200000) + 0x200000
+    movq    $HERE + 0x200083, pd + 8 * (HERE / 0x200000 + 1) + 0x200000
+    mov     $HIGH - HERE, %rax
+    add     %rax, pml4 + 0x200000
+    mov     $4, %ecx
+4:  add     %rax, pdpt - 8 + 0x200000(, %rcx, 8)
+    loop    4b
+    add     $pml4, %rax
+    mov     %rax, %cr3
     mov     %ebp, %edi
     call    main
 3:  hlt

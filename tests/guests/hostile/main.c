@@ -12,10 +12,15 @@ typedef uint64_t u64;
 #define ECAM 0xfd000000ull
 #define ARENA 0x1000000ull /* 16 MiB: rings, tables, buffers */
 #define ARENA_BYTES 0x1000000ull
-/* What lies about must not be the number of one of this guest's own pages, or the balloon takes them: numbers
- * are of 16 bits, where there are only rings, buffers and nothing, or beyond RAM. This image is at 384 MiB.
- */
-#define NO_PAGE 0x40000u
+#define NO_PAGE                                                                                              \
+    0x40000u /* numbers of pages from here on are of none that this guest uses, but for its image's */
+/* The balloon's buffers: nobody else writes there, so that what it takes for numbers of pages and for ranges
+ * is what this guest has put there, which is not where its image is. */
+#define BALLOON 0x4000000ull
+#define BALLOON_BYTES 0x10000ull
+#define BALLOON_ID 0x1045u
+#define IMAGE_PAGE 0x115a00u /* boot.S */
+#define IMAGE_PAGES 16u
 #define DEVICES_MAX 32
 #define QUEUES_MAX 8
 #define AREA 0x2800ull
@@ -25,7 +30,7 @@ static struct device {
     u32 function; /* slot << 3 */
     u64 bar[2];
     u32 queues, features_low, features_high;
-    u32 packed;
+    u32 packed, is_balloon;
     u16 size[QUEUES_MAX];
     u16 next[QUEUES_MAX];
 } devices[DEVICES_MAX];
@@ -120,12 +125,15 @@ static void find_devices(void)
         d->bar[1] = get(config(d, 0x14), 4) & ~15ull;
         restore(d);
         d->queues = (u32)get(d->bar[0] + 18, 2);
+        d->is_balloon = get(config(d, 2), 2) == BALLOON_ID;
         device_count++;
     }
 }
 
 static u64 ring(const struct device *d, u32 q)
 {
+    if (d->is_balloon)
+        return BALLOON + BALLOON_BYTES + q * RING_BYTES;
     return ARENA + ((u64)(d - devices) * QUEUES_MAX + q) * RING_BYTES;
 }
 
@@ -143,8 +151,10 @@ static u64 any_address(void)
         return 0xc0000000ull - below(64);
     case 4:
         return ~0ull - below(4096);
-    case 5:
-        return ring(&devices[below(device_count)], (u32)below(QUEUES_MAX)) + below(RING_BYTES);
+    case 5: {
+        const struct device *d = &devices[below(device_count)];
+        return (d->is_balloon ? ARENA : ring(d, (u32)below(QUEUES_MAX))) + below(RING_BYTES);
+    }
     default:
         return ARENA + below(ARENA_BYTES);
     }
@@ -154,8 +164,7 @@ static u32 any_length(void)
 {
     switch (below(6)) {
     case 0:
-        return (u32)rnd() |
-               0x80000000u; /* more than there is: else free page reporting may take this image */
+        return (u32)rnd() | 0xc0000000u; /* more than there is */
     case 1:
         return 0;
     case 2:
@@ -199,11 +208,30 @@ static void start(struct device *d)
             put(ring(d, q) + i, 8, 0);
         put(c + 26, 2, below(4) ? q : rnd());
         for (unsigned a = 0; a < 3; a++)
-            put(c + 32 + 8 * a, 8, below(40) ? ring(d, q) + a * AREA : any_address());
+            put(c + 32 + 8 * a, 8, below(40) || d->is_balloon ? ring(d, q) + a * AREA : any_address());
         if (below(16))
             put(c + 28, 2, 1);
     }
     put(c + 20, 1, 15);
+}
+
+/* Something to take or to give back: any page but this image's. */
+static u32 some_page(void)
+{
+    u32 page;
+    do
+        page = (u32)(below(3) ? below(0x180000) : rnd());
+    while (page - IMAGE_PAGE < IMAGE_PAGES);
+    return page;
+}
+
+static u64 balloon_buffer(u32 *length)
+{
+    u64 at = BALLOON + (below(BALLOON_BYTES) & ~3ull);
+    for (unsigned i = 0; i < 32; i++)
+        put(at + 4 * i, 4, some_page());
+    *length = below(16) ? (u32)below(1024) * 4 : (u32)rnd() | 0xc0000000u;
+    return at;
 }
 
 /* A chain of a few descriptors, right or wrong, made available. */
@@ -220,8 +248,12 @@ static void offer(struct device *d, u32 q)
             flags = (u16)rnd();
         if (!below(10))
             flags |= 4;
-        put(at, 8, any_address());
-        put(at + 8, 4, any_length());
+        if (d->is_balloon)
+            flags &= ~4u; /* a table in a buffer would be numbers of pages taken for addresses */
+        u32 length = any_length();
+        u64 buffer = d->is_balloon && !(flags & 2) ? balloon_buffer(&length) : any_address();
+        put(at, 8, buffer);
+        put(at + 8, 4, length);
         if (d->packed) {
             put(at + 12, 2, rnd());
             put(at + 14, 2, (flags & 7) | (below(8) ? 0x80 : rnd()));
@@ -269,8 +301,10 @@ static void random_config(const struct device *d)
 static void random_register(const struct device *d)
 {
     unsigned size = 1u << below(4);
-    u64 at = d->bar[0] + (below(3) ? below(64) : below(0x4000));
-    at &= ~(u64)(size - 1);
+    u64 offset = below(3) ? below(64) : below(0x4000);
+    u64 at = (d->bar[0] + offset) & ~(u64)(size - 1);
+    if (d->is_balloon && offset < 64 && offset >= 32)
+        return; /* its rings stay where they are */
     if (below(4) == 0)
         get(at, size);
     else
