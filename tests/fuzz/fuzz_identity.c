@@ -42,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fuzz_device f = {.ports = ports, .port_count = 1, .other = touch};
     if (!size)
         return 0;
-    is_clock = data[0] & 1;
+    is_clock = fuzz_kind(data[0]) == 1;
     f.kind = is_clock;
     fuzz_device_init(&f);
     struct fy_bus *bus = f.bus;

@@ -43,12 +43,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fy_err e = {0};
     if (!size)
         return 0;
-    const ProtobufCMessageDescriptor *kind = fuzz_loads.kind[data[0] % 3].type;
+    unsigned number = fuzz_kind(data[0]);
+    const ProtobufCMessageDescriptor *kind = fuzz_loads.kind[number].type;
     ProtobufCMessage *m = protobuf_c_message_unpack(kind, NULL, size - 1, data + 1);
     if (!m)
         return 0;
     int r = validate(m, &e);
-    fuzz_load_tried(data[0] % 3, data + 1, size - 1, r == 0);
+    fuzz_load_tried(number, data + 1, size - 1, r == 0);
     if (r < 0) {
         MUST(e.code == FY_ECORRUPT && e.text[0]);
     } else {

@@ -115,7 +115,7 @@ static void request(struct world *w, uint32_t op)
     }
     /* page numbers, or statistics, of a balloon */
     world_poke(w, BUFFERS + (op >> 5 & 63), op >> 8, 4);
-    world_descriptor(w, q, 0, 1, BUFFERS, op >> 12 & 0x3ffff, in);
+    world_descriptor(w, q, 0, 1, BUFFERS, op >> 12 & (op >> 30 ? 0x7ffu : 0x3ffffu), in);
     world_available(w, q);
 }
 
@@ -162,7 +162,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fy_err e = {0};
     if (!size)
         return 0;
-    kind = data[0] % KINDS;
+    kind = fuzz_kind(data[0]);
     if (!io)
         io = fy_iothread_new("fuzz", &e);
     MUST(io);

@@ -50,6 +50,15 @@ void fuzz_load_offer(unsigned kind, const uint8_t *state, size_t len)
     kinds[kind].len[i] = len;
 }
 
+unsigned fuzz_kind(uint8_t first)
+{
+    static int chosen = -1;
+    const char *text = getenv("FERRY_FUZZ_KIND");
+    if (chosen < 0)
+        chosen = text ? (int)(strtoul(text, NULL, 10) % fuzz_loads.kinds) : FUZZ_KINDS;
+    return chosen < FUZZ_KINDS ? (unsigned)chosen : first % fuzz_loads.kinds;
+}
+
 void fuzz_load_tried(unsigned kind, const uint8_t *state, size_t len, bool taken)
 {
     MUST(kind < fuzz_loads.kinds);

@@ -25,6 +25,9 @@ struct fuzz_loads {
 /* Defined by each such target. */
 extern const struct fuzz_loads fuzz_loads;
 
+/* Which kind an input with this first byte is of; FERRY_FUZZ_KIND in the environment, a number, makes all of
+ * that kind. */
+unsigned fuzz_kind(uint8_t first);
 /* The device has been given this state, and has taken it or not. */
 void fuzz_load_tried(unsigned kind, const uint8_t *state, size_t len, bool taken);
 /* How many operations are to come after that: FERRY_FUZZ_OPERATIONS in the environment, or a thousand. */

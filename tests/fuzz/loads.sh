@@ -40,6 +40,14 @@ add() { # add COUNTS LOG SECONDS
     mv "$t" "$1"
 }
 
+# Of a target with several kinds the number of the one that has the fewest loads, once there are counts of all.
+fewest() { # fewest COUNTS LOG
+    local kind
+    [ -s "$1" ] || return 0
+    kind=$(sort -n -k 3 "$1" | sed -n '1s/ .*//p')
+    awk -v k="$kind:" '$1 == "loads:" { if ($2 == k) print n + 0; n++ }' "$2"
+}
+
 enough() { # enough COUNTS
     [ -s "$1" ] && awk -v n="$loads" '$3 < n { few = 1 } END { exit few }' "$1"
 }
@@ -56,7 +64,7 @@ coverage() { # coverage TARGET CORPUS...
 }
 
 load_until_enough() { # load_until_enough NAME
-    local name=$1 target=$top/build/fuzz/tests/fuzz/fuzz_$1 mine=$keep/$1 begin=$SECONDS start run
+    local name=$1 target=$top/build/fuzz/tests/fuzz/fuzz_$1 mine=$keep/$1 begin=$SECONDS start run kind
     [ -x "$target" ] || { echo "$name: there is no $target (cmake --build --preset fuzz)"; return 1; }
     mkdir -p "$mine/corpus"
     while ! enough "$mine/counts"; do
@@ -66,7 +74,8 @@ load_until_enough() { # load_until_enough NAME
             [ $((begin + seconds - SECONDS)) -ge "$run" ] || run=$((begin + seconds - SECONDS))
         fi
         # Without the schedule by rare features, which takes a third of the time here.
-        if ! FERRY_FUZZ_OPERATIONS=$operations "$target" -entropic=0 -max_total_time="$run" -timeout=10 -rss_limit_mb=2048 -len_control=0 -artifact_prefix="$mine/" \
+        kind=$(fewest "$mine/counts" "$mine/log")
+        if ! env ${kind:+FERRY_FUZZ_KIND=$kind} FERRY_FUZZ_OPERATIONS="$operations" "$target" -entropic=0 -max_total_time="$run" -timeout=10 -rss_limit_mb=2048 -len_control=0 -artifact_prefix="$mine/" \
             "$mine/corpus" "$here/corpus/$name" >"$mine/log" 2>&1; then
             tail -60 "$mine/log"
             echo "$name: FAILED; its input is in $mine"

@@ -198,7 +198,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
         return LLVMFuzzerMutate(data, size, max);
     if (fuzz_loads.head && !below(32))
         data[0] = (uint8_t)random32();
-    kind = fuzz_loads.kinds > 1 ? data[0] % fuzz_loads.kinds : 0;
+    kind = fuzz_loads.kinds > 1 ? fuzz_kind(data[0]) : 0;
     find_state(data, size, &at, &end);
     const uint8_t *known = fuzz_load_known(kind, random32(), &known_len);
     unsigned how = below(8);

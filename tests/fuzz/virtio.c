@@ -183,7 +183,8 @@ void world_run(struct world *w, const uint8_t *data, size_t size)
     fy_pci_assign(w->pci);
     fuzz_device_load(&w->f, &data, &size);
     set_paused(w, false);
-    for (i = 0; i < WORLD_OPS_MIN || (size >= 4 && i < WORLD_OPS); i++) {
+    const unsigned most = fuzz_operations_wanted() < WORLD_OPS ? fuzz_operations_wanted() : WORLD_OPS;
+    for (i = 0; i < WORLD_OPS_MIN || (size >= 4 && i < most); i++) {
         operate(w, fuzz_next_op(&data, &size, &seed));
         if (fuzz_iothreads_go_on)
             fuzz_iothreads_go_on();
