@@ -180,7 +180,6 @@ static void file_submit(struct fy_block *b, struct fy_block_req *r)
         r->result = -ENOMEM;
         r->next = f->failed;
         f->failed = r;
-        eventfd_write(b->event_fd, 1);
         return;
     }
     start(f, r);
@@ -237,10 +236,10 @@ static void stepped(struct file *f, struct fy_block_req *r)
     }
 }
 
-static void file_kick(struct fy_block *b)
+static bool file_kick(struct fy_block *b)
 {
     struct file *f = (struct file *)b;
-    f->engine->ops->kick(f->engine);
+    return f->engine->ops->kick(f->engine) || f->failed;
 }
 
 static unsigned file_reap(struct fy_block *b, bool wait)
@@ -270,7 +269,8 @@ static void file_free(struct fy_block *b)
         lock(f->fd, F_UNLCK);
     if (f->engine)
         f->engine->ops->free(f->engine);
-    fy_close(&b->event_fd);
+    if (!b->level)
+        fy_close(&b->event_fd);
     fy_close(&f->fd);
     free(f);
 }
@@ -317,12 +317,18 @@ static const struct fy_block_ops file_ops = {.submit = file_submit,
 static int open_engine(struct file *f, bool threads, struct fy_err *e)
 {
     struct fy_err why;
-    f->engine = threads ? NULL : fy_file_uring_new(f->fd, f->b.event_fd, &why);
-    if (!f->engine) {
-        if (!threads)
-            fy_info("%s: %s; threads do its input and output", f->name, why.text);
-        f->engine = fy_file_threads_new(f->fd, f->b.event_fd, e);
+    f->engine = threads ? NULL : fy_file_uring_new(f->fd, &why);
+    if (f->engine) {
+        f->b.event_fd = f->engine->poll_fd;
+        f->b.level = true;
+        return 0;
     }
+    if (!threads)
+        fy_info("%s: %s; threads do its input and output", f->name, why.text);
+    f->b.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (f->b.event_fd < 0)
+        return fy_fail_errno(e, FY_ERESOURCE, errno, "%s: cannot make an eventfd", f->name);
+    f->engine = fy_file_threads_new(f->fd, f->b.event_fd, e);
     return f->engine ? 0 : -1;
 }
 
@@ -339,12 +345,9 @@ struct fy_block *fy_file_open(int fd, const struct fy_file_config *c, struct fy_
     strncpy(f->name, c->name, sizeof f->name - 1);
     int flags = fcntl(fd, F_GETFL);
     f->direct = flags >= 0 && flags & O_DIRECT;
-    f->b.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = 0;
     if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY || (!c->read_only && (flags & O_ACCMODE) == O_RDONLY))
         r = fy_fail(e, FY_EUSAGE, "%s: its descriptor is not open for what the guest may do", f->name);
-    else if (f->b.event_fd < 0)
-        r = fy_fail_errno(e, FY_ERESOURCE, errno, "%s: cannot make an eventfd", f->name);
     if (r < 0 || fy_file_bytes(fd, f->name, &f->b.bytes, e) < 0 || (f->direct && look_at_direct(f, e) < 0) ||
         (!c->unlocked && file_take(&f->b, e) < 0) || open_engine(f, c->threads, e) < 0) {
         file_free(&f->b);

@@ -24,7 +24,8 @@ struct fy_file_engine_ops {
     /* Queue a step of r; its result (as of the system call, -errno on failure) comes from reap. At most
      * FY_BLOCK_DEPTH are queued. r->step and what it points to stay. */
     void (*start)(struct fy_file_engine *g, struct fy_block_req *r, const struct fy_file_step *s);
-    void (*kick)(struct fy_file_engine *g);
+    /* As of fy_block_ops. */
+    bool (*kick)(struct fy_file_engine *g);
     /* Next finished request, its result in r->result; NULL: none. wait: until there is one; some are queued.
      */
     struct fy_block_req *(*reap)(struct fy_file_engine *g, bool wait);
@@ -33,10 +34,11 @@ struct fy_file_engine_ops {
 
 struct fy_file_engine {
     const struct fy_file_engine_ops *ops;
+    int poll_fd; /* readable while reap has something to do; the engine's. -1: it signals an eventfd */
 };
 
 /* fd and event_fd stay the caller's. NULL with the cause. */
-struct fy_file_engine *fy_file_uring_new(int fd, int event_fd, struct fy_err *e);
+struct fy_file_engine *fy_file_uring_new(int fd, struct fy_err *e);
 struct fy_file_engine *fy_file_threads_new(int fd, int event_fd, struct fy_err *e);
 
 #endif

@@ -113,9 +113,10 @@ static void threads_start(struct fy_file_engine *g, struct fy_block_req *r, cons
     pthread_mutex_unlock(&t->lock);
 }
 
-static void threads_kick(struct fy_file_engine *g)
+static bool threads_kick(struct fy_file_engine *g)
 {
     (void)g;
+    return false;
 }
 
 static struct fy_block_req *threads_reap(struct fy_file_engine *g, bool wait)
@@ -165,6 +166,7 @@ struct fy_file_engine *fy_file_threads_new(int fd, int event_fd, struct fy_err *
     }
     t->g.ops = &threads_ops;
     t->fd = fd;
+    t->g.poll_fd = -1;
     t->event_fd = event_fd;
     t->todo.last = &t->todo.first;
     t->done.last = &t->done.first;

@@ -7,7 +7,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,7 +17,6 @@
 struct uring {
     struct fy_file_engine g;
     struct io_uring ring;
-    int event_fd;
     unsigned ready; /* entries that the kernel has not been given yet */
 };
 
@@ -56,17 +54,18 @@ static void uring_start(struct fy_file_engine *g, struct fy_block_req *r, const 
     u->ready++;
 }
 
-static void uring_kick(struct fy_file_engine *g)
+static bool uring_kick(struct fy_file_engine *g)
 {
     struct uring *u = (struct uring *)g;
     if (!u->ready)
-        return;
+        return false;
     int n = io_uring_submit(&u->ring);
     if (n > 0)
         u->ready -= FY_MIN(u->ready, (unsigned)n);
     /* Short of memory for a moment: come back to it. */
     if (u->ready)
-        eventfd_write(u->event_fd, 1);
+        sched_yield();
+    return u->ready || io_uring_cq_ready(&u->ring);
 }
 
 static struct fy_block_req *uring_reap(struct fy_file_engine *g, bool wait)
@@ -118,13 +117,11 @@ static int restrict_ring(struct uring *u, int fd)
     res[n++].sqe_flags = IOSQE_FIXED_FILE;
     int r = io_uring_register_files(&u->ring, &fd, 1);
     if (r == 0)
-        r = io_uring_register_eventfd(&u->ring, u->event_fd);
-    if (r == 0)
         r = ring_register(u, IORING_REGISTER_RESTRICTIONS, res, n);
     return r < 0 ? r : ring_register(u, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
-struct fy_file_engine *fy_file_uring_new(int fd, int event_fd, struct fy_err *e)
+struct fy_file_engine *fy_file_uring_new(int fd, struct fy_err *e)
 {
     struct uring *u = calloc(1, sizeof *u);
     if (!u) {
@@ -132,7 +129,6 @@ struct fy_file_engine *fy_file_uring_new(int fd, int event_fd, struct fy_err *e)
         return NULL;
     }
     u->g.ops = &uring_ops;
-    u->event_fd = event_fd;
     int r = io_uring_queue_init(FY_BLOCK_DEPTH, &u->ring, IORING_SETUP_R_DISABLED);
     if (r == 0) {
         r = restrict_ring(u, fd);
@@ -144,5 +140,6 @@ struct fy_file_engine *fy_file_uring_new(int fd, int event_fd, struct fy_err *e)
         fy_fail_errno(e, FY_EUNSUPPORTED, -r, "io_uring cannot be used here");
         return NULL;
     }
+    u->g.poll_fd = u->ring.ring_fd;
     return &u->g;
 }

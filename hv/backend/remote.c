@@ -177,9 +177,8 @@ static void remote_submit(struct fy_block *b, struct fy_block_req *q)
     push((struct remote *)b, q);
 }
 
-static void remote_kick(struct fy_block *b)
+static void send_waiting(struct remote *r)
 {
-    struct remote *r = (struct remote *)b;
     if (r->expired && r->waiting)
         arm(r, 1); /* they fail, in reap */
     while (r->sock >= 0 && r->wanted && !r->asked && !r->standing && r->wait) {
@@ -200,6 +199,12 @@ static void remote_kick(struct fy_block *b)
         r->waiting++;
         return; /* an answer makes room */
     }
+}
+
+static bool remote_kick(struct fy_block *b)
+{
+    send_waiting((struct remote *)b);
+    return false;
 }
 
 static void on_reply(struct remote *r, const struct fy_blkw_reply *a)
@@ -327,7 +332,7 @@ static unsigned remote_reap(struct fy_block *b, bool wait)
     uint64_t start = fy_now_ns();
     take_messages(r);
     fail_waiting(r);
-    remote_kick(b);
+    send_waiting(r);
     if (!wait)
         return r->sent + r->waiting;
     while ((r->sent || r->waiting || r->failed) && !r->standing) {
@@ -340,7 +345,7 @@ static unsigned remote_reap(struct fy_block *b, bool wait)
         if (!wait_message(r, until))
             stand(r);
         fail_waiting(r);
-        remote_kick(b);
+        send_waiting(r);
     }
     return 0;
 }

@@ -42,7 +42,9 @@ struct fy_block;
 struct fy_block_ops {
     /* Take a request. It may wait for `kick`. Calls nothing back. */
     void (*submit)(struct fy_block *b, struct fy_block_req *r);
-    void (*kick)(struct fy_block *b);
+    /* Begin what waits. True: some of it has ended already, or may go on after that: call reap, then kick
+     * again. */
+    bool (*kick)(struct fy_block *b);
     /* Call `done` for what is finished; wait: for one at least, where any is in flight. Returns how many are
      * still in flight. */
     unsigned (*reap)(struct fy_block *b, bool wait);

@@ -115,8 +115,9 @@ static void blk_kick(void *dev, unsigned n)
 
 void fy_blk_start(struct fy_blk *b)
 {
-    if (b->block)
-        b->block->ops->kick(b->block);
+    /* What comes from the host's page cache ends here, without a turn of the loop. */
+    while (b->block && b->block->ops->kick(b->block))
+        b->block->ops->reap(b->block, false);
 }
 
 static void on_event(int fd, unsigned ready, void *arg)

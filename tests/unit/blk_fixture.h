@@ -40,9 +40,10 @@ static inline void fake_submit(struct fy_block *b, struct fy_block_req *r)
     eventfd_write(b->event_fd, 1);
 }
 
-static inline void fake_kick(struct fy_block *b)
+static inline bool fake_kick(struct fy_block *b)
 {
     (void)b;
+    return false;
 }
 
 static inline void fake_do(struct fake *k, struct fy_block_req *r)
