@@ -75,7 +75,7 @@ load_until_enough() { # load_until_enough NAME
         fi
         # Without the schedule by rare features, which takes a third of the time here.
         kind=$(fewest "$mine/counts" "$mine/log")
-        if ! env ${kind:+FERRY_FUZZ_KIND=$kind} FERRY_FUZZ_OPERATIONS="$operations" "$target" -entropic=0 -max_total_time="$run" -timeout=10 -rss_limit_mb=2048 -len_control=0 -artifact_prefix="$mine/" \
+        if ! env ASAN_OPTIONS="${ASAN_OPTIONS:-malloc_context_size=5}" ${kind:+FERRY_FUZZ_KIND=$kind} FERRY_FUZZ_OPERATIONS="$operations" "$target" -entropic=0 -max_total_time="$run" -timeout=10 -rss_limit_mb=2048 -len_control=0 -artifact_prefix="$mine/" \
             "$mine/corpus" "$here/corpus/$name" >"$mine/log" 2>&1; then
             tail -60 "$mine/log"
             echo "$name: FAILED; its input is in $mine"

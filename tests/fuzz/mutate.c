@@ -203,8 +203,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
     const uint8_t *known = fuzz_load_known(kind, random32(), &known_len);
     unsigned how = below(8);
     /* Only the operations, behind this state or a good one. */
-    if (how < 3 && fuzz_loads.counted) {
-        size_t r = known && below(2) ? replace(data, size, max, at, end, known, known_len) : 0;
+    if (how < 4 && fuzz_loads.counted) {
+        size_t r = known && below(4) ? replace(data, size, max, at, end, known, known_len) : 0;
         if (r) {
             size = r;
             end = at + known_len;
