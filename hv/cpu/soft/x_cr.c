@@ -214,18 +214,23 @@ SOFT_HANDLER(clts)
 }
 
 /* The low four bits, but PE is never cleared. */
-SOFT_HANDLER(lmsw)
+/* Not inlined, here as elsewhere: a handler with a variable whose address is known elsewhere cannot end in a
+ * jump. */
+static __attribute__((noinline)) bool load_msw(struct soft_cpu *c, const struct soft_insn *in)
 {
     uint16_t v = (uint16_t)c->gpr[in->rm];
     uint64_t lin;
+    if ((in->flags & SOFT_I_MEM) && (!soft_ea(c, in, 2, SOFT_READ, &lin) || !soft_ld16(c, lin, &v)))
+        return false;
+    return write_cr0(c, (c->cr0 & ~0xeull) | (v & 15));
+}
+
+SOFT_HANDLER(lmsw)
+{
     if (c->cpl)
         return sys_gp0(c, in);
-    if ((in->flags & SOFT_I_MEM) && (!soft_ea(c, in, 2, SOFT_READ, &lin) || !soft_ld16(c, lin, &v)))
-        return soft_fault(c, in);
     uint64_t next = soft_rip_next(c, in);
-    if (!write_cr0(c, (c->cr0 & ~0xeull) | (v & 15)))
-        return soft_fault(c, in);
-    return sys_go(c, in, next);
+    return load_msw(c, in) ? sys_go(c, in, next) : soft_fault(c, in);
 }
 
 static __attribute__((noinline)) bool has_xgetbv1(struct soft_cpu *c)

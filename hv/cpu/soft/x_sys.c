@@ -95,11 +95,17 @@ SOFT_HANDLER(popf)
 /* --- software interrupts --- */
 
 /* At the end c->rip is where the handler begins. */
-static soft_next interrupt(struct soft_cpu *c, const struct soft_insn *in, unsigned vector, bool soft)
+static __attribute__((noinline)) bool deliver(struct soft_cpu *c, const struct soft_insn *in, unsigned vector,
+                                              bool soft)
 {
     struct sys_event ev = {
         .vector = (uint8_t)vector, .soft = soft, .internal = true, .rip = soft_rip_next(c, in)};
-    if (!sys_deliver(c, &ev))
+    return sys_deliver(c, &ev);
+}
+
+static soft_next interrupt(struct soft_cpu *c, const struct soft_insn *in, unsigned vector, bool soft)
+{
+    if (!deliver(c, in, vector, soft))
         return soft_fault(c, in);
     if (c->exc.pending)
         return soft_done_at(c, in, c->rip);
@@ -151,23 +157,31 @@ SOFT_HANDLER(invlpg)
     return sys_go(c, in, rip);
 }
 
-SOFT_HANDLER(invpcid)
+/* False: an exception is recorded. */
+static __attribute__((noinline)) bool invalidate(struct soft_cpu *c, const struct soft_insn *in)
 {
     uint64_t lin, d[2] = {0}, type = in->size == 8 ? c->gpr[in->reg] : (uint32_t)c->gpr[in->reg];
-    if (c->cpl || (c->eflags & SOFT_EFL_VM))
-        return sys_gp0(c, in);
     if (!soft_ea(c, in, 16, SOFT_READ, &lin) || !soft_ld(c, lin, 16, d))
-        return soft_fault(c, in);
+        return false;
     if (type > 3 || d[0] >> 12 || (type < 2 && d[0] && !(c->cr4 & SOFT_CR4_PCIDE)) ||
-        (type == 0 && !soft_canonical(d[1])))
-        return sys_gp0(c, in);
-    uint64_t rip = soft_rip_next(c, in);
+        (type == 0 && !soft_canonical(d[1]))) {
+        soft_exc_error(c, SOFT_GP, 0);
+        return false;
+    }
     /* The ways know no PCIDs and are all of the current one. */
     if (type == 0)
         soft_tlb_flush_page(c, d[1]);
     else
         soft_tlb_flush(c);
-    return sys_go(c, in, rip);
+    return true;
+}
+
+SOFT_HANDLER(invpcid)
+{
+    if (c->cpl || (c->eflags & SOFT_EFL_VM))
+        return sys_gp0(c, in);
+    uint64_t rip = soft_rip_next(c, in);
+    return invalidate(c, in) ? sys_go(c, in, rip) : soft_fault(c, in);
 }
 
 SOFT_HANDLER(invd)
