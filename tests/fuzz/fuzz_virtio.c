@@ -116,7 +116,7 @@ static void request(struct world *w, uint32_t op)
     /* page numbers, or statistics, of a balloon */
     world_poke(w, BUFFERS + (op >> 5 & 63), op >> 8, 4);
     /* Mostly short: a balloon does a system call for each number. */
-    const uint32_t most = op >> 29 ? 0x3f : 0x3ffff;
+    const uint32_t most = op >> 26 ? 0x3f : 0x3ffff;
     world_descriptor(w, q, 0, 1, BUFFERS, op >> 12 & most, in);
     world_available(w, q);
 }

@@ -73,9 +73,14 @@ static uint64_t bar(struct world *w)
     return fy_bus_read(w->f.bus, FY_SPACE_PORT, 0xcfc, 4) & ~0xfull;
 }
 
+static void put(struct world *w, uint64_t at, unsigned size, uint64_t value)
+{
+    fy_bus_write(w->f.bus, FY_SPACE_MMIO, at, size, value);
+}
+
 void world_write_bar(struct world *w, uint64_t offset, unsigned size, uint64_t value)
 {
-    fy_bus_write(w->f.bus, FY_SPACE_MMIO, bar(w) + offset, size, value);
+    put(w, bar(w) + offset, size, value);
 }
 
 /* tests/fuzz/tsan.supp knows its name. */
@@ -90,26 +95,27 @@ void world_poke(struct world *w, uint64_t at, uint64_t value, unsigned size)
 
 void world_queues(struct world *w, unsigned queues, uint32_t low, bool packed)
 {
-    world_write_bar(w, 20, 1, 0);
-    world_write_bar(w, 20, 1, 3);
-    world_write_bar(w, 0, 4, 0);
-    low &= (uint32_t)fy_bus_read(w->f.bus, FY_SPACE_MMIO, bar(w) + 4, 4);
-    world_write_bar(w, 8, 4, 0);
-    world_write_bar(w, 12, 4, low);
-    world_write_bar(w, 8, 4, 1);
-    world_write_bar(w, 12, 4, packed ? 5 : 1);
-    world_write_bar(w, 20, 1, 11);
+    const uint64_t at = bar(w);
+    put(w, at + 20, 1, 0);
+    put(w, at + 20, 1, 3);
+    put(w, at + 0, 4, 0);
+    low &= (uint32_t)fy_bus_read(w->f.bus, FY_SPACE_MMIO, at + 4, 4);
+    put(w, at + 8, 4, 0);
+    put(w, at + 12, 4, low);
+    put(w, at + 8, 4, 1);
+    put(w, at + 12, 4, packed ? 5 : 1);
+    put(w, at + 20, 1, 11);
     for (unsigned q = 0; q < queues; q++) {
         uint64_t base = WORLD_RINGS + (uint64_t)q * WORLD_RING_ROOM;
-        world_write_bar(w, 22, 2, q);
-        world_write_bar(w, 24, 2, WORLD_RING_SIZE);
-        world_write_bar(w, 26, 2, q);
-        world_write_bar(w, 32, 8, base);
-        world_write_bar(w, 40, 8, base + 0x1000);
-        world_write_bar(w, 48, 8, base + 0x2000);
-        world_write_bar(w, 28, 2, 1);
+        put(w, at + 22, 2, q);
+        put(w, at + 24, 2, WORLD_RING_SIZE);
+        put(w, at + 26, 2, q);
+        put(w, at + 32, 8, base);
+        put(w, at + 40, 8, base + 0x1000);
+        put(w, at + 48, 8, base + 0x2000);
+        put(w, at + 28, 2, 1);
     }
-    world_write_bar(w, 20, 1, 15);
+    put(w, at + 20, 1, 15);
 }
 
 void world_descriptor(struct world *w, unsigned q, unsigned i, unsigned n, uint64_t gpa, uint32_t len,
