@@ -20,7 +20,8 @@ import qemu  # noqa: E402
 from ferry import TOP, Failure, Pair, say, wait_for  # noqa: E402
 
 CASES = ["idle-plain", "idle-tls", "idle-tls-zstd", "idle-tls-random", "idle-tls-cold", "r100-tls-zstd", "r400-tls-zstd",
-         "flat-tls-zstd", "silence-idle-tls", "silence-400-tls", "work-400-tls", "sparse-8g", "sparse-8g-self", "cpu-per-gib-tls"]
+         "flat-tls-zstd", "silence-idle-tls", "silence-400-tls", "work-400-tls", "sparse-8g", "sparse-8g-self", "cpu-per-gib-tls",
+         "auto-zero", "auto-text", "auto-random", "auto-mixed"]
 
 
 def silence_ms(chunks, begin_ns, end_ns):
@@ -296,12 +297,37 @@ class Bench:
             theirs.append(self.peer_total(cmdline(), 2048, tls=True, channels=2, zstd=True)["cpu_s"])
         self.row(case, "s/GiB", statistics.median(mine), statistics.median(theirs), len(mine))
 
+    def auto(self, case):
+        """One guest moves to and fro, each codec in turn: what is chosen by itself against the best of the fixed ones."""
+        codecs = ["auto", "none", "lz4", "zstd"]
+        times = {c: [] for c in codecs}
+        pair = Pair(self.args.build, namespaces=False)
+        try:
+            with Ferry(pair, cmdline(case.split("-")[1]), 2048) as f:
+                f.console.expect(rb"!filled", 120)
+                for i in range(self.args.runs):
+                    for codec in codecs[i % 4:] + codecs[:i % 4]:
+                        r = f.migrate("--compress", codec)
+                        if r is None:
+                            raise Failure("no convergence")
+                        times[codec].append(r["total_ms"] - (r.get("prealloc_ms") or 0))
+                        f.old_console.close()
+                if f.verdict() != "intact":
+                    raise Failure("the guest's ledger is not intact")
+        finally:
+            pair.close()
+        medians = {c: statistics.median(t) for c, t in times.items()}
+        best = min(codecs[1:], key=medians.get)
+        self.row(case, "ms", medians["auto"], medians[best], self.args.runs, note=f"peer: Ferry with {best}",
+                 **{c: round(medians[c], 1) for c in codecs[1:]})
+
     def run(self, case):
         table = {"idle-plain": self.idle_plain, "idle-tls": self.idle_tls, "idle-tls-zstd": self.idle_tls_zstd,
                  "idle-tls-random": self.idle_tls_random, "idle-tls-cold": self.idle_tls_cold, "r100-tls-zstd": self.busy,
                  "r400-tls-zstd": self.busy, "flat-tls-zstd": self.busy, "silence-idle-tls": self.silence,
                  "silence-400-tls": self.silence, "work-400-tls": self.work, "sparse-8g": self.sparse, "sparse-8g-self": self.sparse,
-                 "cpu-per-gib-tls": self.cpu}
+                 "cpu-per-gib-tls": self.cpu, "auto-zero": self.auto, "auto-text": self.auto, "auto-random": self.auto,
+                 "auto-mixed": self.auto}
         try:
             table[case](case)
         except Failure as why:

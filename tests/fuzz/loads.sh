@@ -7,7 +7,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
-loads=1000000 operations=64 seconds=0 keep=$top/build/fuzz/loads chunk=30
+loads=1000000 operations=64 seconds=0 keep=$top/build/fuzz/loads chunk=60
 all=$(sed -n 's/^ferry_fuzz_loads(\([a-z0-9]*\) .*/\1/p' "$here"/fuzz.cmake "$here"/../*.cmake | sort | tr '\n' ' ')
 
 usage() {
