@@ -211,8 +211,9 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
         }
         return end + LLVMFuzzerMutate(data + end, size - end, max - end);
     }
-    uint8_t *state = known && how < 7 ? another_state(known, known_len, below(3) + !fuzz_loads.counted, &len)
-                                      : another_state(data + at, end - at, 1 + below(3), &len);
+    uint8_t *state = known && how < 7
+                         ? another_state(known, known_len, fuzz_loads.counted ? below(3) : 1, &len)
+                         : another_state(data + at, end - at, 1 + below(3), &len);
     size_t r = state ? replace(data, size, max, at, end, state, len) : 0;
     free(state);
     return r ? r : LLVMFuzzerMutate(data, size, max);
