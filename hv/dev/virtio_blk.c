@@ -15,6 +15,7 @@
 #define CLASS_STORAGE 0x010000u
 #define QUEUE_SIZE 256u
 #define REQUESTS_A_TURN 64u
+#define STARTS_A_TURN 16 /* a request has a few steps */
 #define CONFIG_BYTES 60u
 /* The last of a chain's segments are the header and the status. */
 #define SEGS_MAX (FY_VQ_SEGS - 2)
@@ -115,9 +116,15 @@ static void blk_kick(void *dev, unsigned n)
 
 void fy_blk_start(struct fy_blk *b)
 {
-    /* What comes from the host's page cache ends here, without a turn of the loop. */
-    while (b->block && b->block->ops->kick(b->block))
+    /* What comes from the host's page cache ends here, without a turn of the loop. What has to be tried again
+     * and again goes on in later turns: a pause must get the lock in between. */
+    for (unsigned n = 0; b->block && b->block->ops->kick(b->block); n++) {
+        if (n == STARTS_A_TURN) {
+            fy_virtio_again(b->v, 0);
+            return;
+        }
         b->block->ops->reap(b->block, false);
+    }
 }
 
 static void on_event(int fd, unsigned ready, void *arg)
