@@ -213,9 +213,8 @@ SOFT_HANDLER(clts)
     return sys_go(c, in, soft_rip_next(c, in));
 }
 
-/* The low four bits, but PE is never cleared. */
-/* Not inlined, here as elsewhere: a handler with a variable whose address is known elsewhere cannot end in a
- * jump. */
+/* The low four bits, but PE is never cleared. Not inlined, here as elsewhere: a handler with a variable whose
+ * address is known elsewhere cannot end in a jump. */
 static __attribute__((noinline)) bool load_msw(struct soft_cpu *c, const struct soft_insn *in)
 {
     uint16_t v = (uint16_t)c->gpr[in->rm];
