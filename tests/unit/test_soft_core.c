@@ -853,6 +853,15 @@ static void straddle(void **state)
     assert_int_equal(c->exc.cr2, lin + 0x1000);
 }
 
+/* CODE at 1 GiB, and DATA in the page behind it. */
+static void two_pages(struct fix *f)
+{
+    put64(f, 0x2008, 0x5000 | 7);
+    put64(f, 0x5000, 0x6000 | 7);
+    put64(f, 0x6000, CODE | 7);
+    put64(f, 0x6008, DATA | 7);
+}
+
 /* A loop through two pages, the second of which is written, moved elsewhere, and goes away. */
 static void far_branches(void **state)
 {
@@ -866,10 +875,7 @@ static void far_branches(void **state)
     struct soft_cpu *c = f->vm->cpus[0];
     uint64_t lin = 0x40000000ull, v;
     start(f, c, first, sizeof first);
-    put64(f, 0x2008, 0x5000 | 7);
-    put64(f, 0x5000, 0x6000 | 7);
-    put64(f, 0x6000, CODE | 7);
-    put64(f, 0x6008, DATA | 7);
+    two_pages(f);
     memcpy(ram(f, DATA), second[0], 8);
     memcpy(ram(f, DATA + 0x1000), second[2], 8);
     fy_gmem_mark(f->gmem, DATA, 8192);
@@ -911,10 +917,7 @@ static void returns(void **state)
     struct soft_cpu *c = f->vm->cpus[0];
     uint64_t lin = 0x40000000ull;
     start(f, c, caller, sizeof caller);
-    put64(f, 0x2008, 0x5000 | 7);
-    put64(f, 0x5000, 0x6000 | 7);
-    put64(f, 0x6000, CODE | 7);
-    put64(f, 0x6008, DATA | 7);
+    two_pages(f);
     c->rip = lin;
     c->gpr[SOFT_RSP] = DATA + 0x2000;
     for (unsigned i = 0; i < 3; i++) {
