@@ -27,6 +27,7 @@ struct soft_cache {
     size_t used;
     uint64_t generation;
     struct soft_block *single;
+    unsigned live; /* blocks in `hash` */
     struct soft_block *hash[HASH];
     struct code_page *pages[PAGES];
 };
@@ -103,8 +104,10 @@ static void poison(struct soft_cpu *c, struct soft_block *b)
     struct soft_block **at = bucket(c->cache, b->phys);
     while (*at && *at != b)
         at = &(*at)->hash_next;
-    if (*at)
+    if (*at) {
         *at = b->hash_next;
+        c->cache->live--;
+    }
     c->stat_invalidated++;
 }
 
@@ -130,6 +133,8 @@ void soft_code_leave(struct soft_cpu *c)
 
 void soft_code_drop_all(struct soft_cpu *c)
 {
+    if (!c->cache->live)
+        return;
     for (unsigned i = 0; i < HASH; i++)
         while (c->cache->hash[i])
             poison(c, c->cache->hash[i]);
@@ -184,6 +189,7 @@ static void reset(struct soft_cpu *c)
 {
     struct soft_cache *s = c->cache;
     s->used = 0;
+    s->live = 0;
     s->generation++;
     memset(s->hash, 0, sizeof s->hash);
     memset(s->pages, 0, sizeof s->pages);
@@ -362,6 +368,7 @@ static struct soft_block *build(struct soft_cpu *c, uint64_t lin, const uint8_t 
     struct soft_block **at = bucket(s, phys);
     b->hash_next = *at;
     *at = b;
+    s->live++;
     link_page(s, b, phys / 4096, 0);
     if (b->page2 != phys / 4096)
         link_page(s, b, b->page2, 1);
