@@ -105,7 +105,7 @@ int fy_pit_validate(const Ferry__Pit *p, struct fy_err *e)
         CHECK("pit", c->latched_count <= 0xffff && c->count_latched <= 4 && c->status <= 255, "latch");
         CHECK("pit", c->read_state <= 4 && c->write_state <= 4 && c->write_latch <= 255, "access state");
         CHECK("pit", c->rw_mode <= 3 && (c->mode <= 7 || c->mode == PIT_NO_MODE), "mode");
-        CHECK("pit", c->loaded_ago_ns < 1ull << 62, "load time");
+        CHECK("pit", c->loaded_ago_ns <= FY_PIT_AGO_MAX, "load time");
     }
     return 0;
 }

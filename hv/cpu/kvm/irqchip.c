@@ -5,9 +5,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "hv/base/checked.h"
 #include "hv/base/clock.h"
 #include "hv/base/log.h"
 #include "hv/cpu/kvm/internal.h"
+#include "hv/cpu/state.h"
 
 static Ferry__PicChip *pic_out(const struct kvm_pic_state *p)
 {
@@ -116,7 +118,8 @@ static int save_pit(struct fy_kvm *k, Ferry__Pit *o, struct fy_err *e)
         c->bcd = s->bcd;
         c->gate = s->gate;
         /* KVM's load time is of CLOCK_MONOTONIC. */
-        c->loaded_ago_ns = now > s->count_load_time ? (uint64_t)(now - s->count_load_time) : 0;
+        c->loaded_ago_ns =
+            now > s->count_load_time ? FY_MIN((uint64_t)(now - s->count_load_time), FY_PIT_AGO_MAX) : 0;
         o->channels[o->n_channels++] = c;
     }
     if (o->n_channels != 3)

@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hv/base/checked.h"
 #include "hv/base/clock.h"
 #include "hv/cpu/soft/chips/internal.h"
 #include "hv/cpu/soft/state.h"
+#include "hv/cpu/state.h"
 #include "proto/wire.h"
 
 static void lock(struct soft_chips *ch)
@@ -133,7 +135,7 @@ static bool pit_out(const struct soft_chips *ch, Ferry__Pit *o)
         c->bcd = s->bcd;
         c->gate = s->gate;
         c->null_count = s->null_count;
-        c->loaded_ago_ns = now - s->loaded;
+        c->loaded_ago_ns = FY_MIN(now - s->loaded, FY_PIT_AGO_MAX);
         o->channels[o->n_channels++] = c;
     }
     o->speaker_dummy = ch->speaker_on;
