@@ -11,6 +11,7 @@
 #include "proto/state.pb-c.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/loads.h"
+#include "tests/fuzz/ops.h"
 
 struct fuzz_device {
     struct fy_bus *bus;
@@ -124,22 +125,6 @@ static inline void fuzz_device_load(struct fuzz_device *f, const uint8_t **data,
     fuzz_load_tried(f->kind, *data + 2, len, r == 0);
     *data += 2 + len;
     *size -= 2 + len;
-}
-
-/* The operations, from the input as long as there are any, then derived ones. */
-static inline uint32_t fuzz_next_op(const uint8_t **data, size_t *size, uint64_t *seed)
-{
-    uint32_t op;
-    if (*size >= 4) {
-        memcpy(&op, *data, 4);
-        *data += 4;
-        *size -= 4;
-        return op;
-    }
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return (uint32_t)(*seed >> 16);
 }
 
 /* What the device saves it loads again, and saves the same. */
