@@ -191,9 +191,9 @@ static void end(struct file *f, struct fy_block_req *r, int err)
     r->bounce = NULL;
     f->in_flight--;
     if (err)
-        fy_warn("%s: %s of %llu bytes at %llu: %s", f->name,
-                (const char *[]){"read", "write", "flush", "discard", "zeroes"}[r->op],
-                (unsigned long long)r->bytes, (unsigned long long)r->offset, strerror(err));
+        fy_warn_limited("%s: %s of %llu bytes at %llu: %s", f->name,
+                        (const char *[]){"read", "write", "flush", "discard", "zeroes"}[r->op],
+                        (unsigned long long)r->bytes, (unsigned long long)r->offset, strerror(err));
     r->done(r, err);
 }
 

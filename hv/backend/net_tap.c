@@ -86,13 +86,14 @@ static void tap_configure(struct fy_net_backend *b, uint64_t features, unsigned 
         flags |= flags & (TUN_F_TSO4 | TUN_F_TSO6) && features & FEATURE_GUEST_ECN ? TUN_F_TSO_ECN : 0;
     }
     if (ioctl(t->fd[0], TUNSETOFFLOAD, flags) < 0)
-        fy_warn("tap: cannot set offloads %#x: %s", flags, strerror(errno));
+        fy_warn_limited("tap: cannot set offloads %#x: %s", flags, strerror(errno));
     for (unsigned i = 0; i < t->pairs; i++) {
         struct ifreq r = {.ifr_flags = i < pairs ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE};
         if ((i < pairs) == (i < t->used))
             continue;
         if (ioctl(t->fd[i], TUNSETQUEUE, &r) < 0)
-            fy_warn("tap: cannot %s queue %u: %s", i < pairs ? "attach" : "detach", i, strerror(errno));
+            fy_warn_limited("tap: cannot %s queue %u: %s", i < pairs ? "attach" : "detach", i,
+                            strerror(errno));
     }
     t->used = pairs;
 }

@@ -166,9 +166,9 @@ static int send_request(struct remote *r, struct fy_block_req *q)
 static void end(struct remote *r, struct fy_block_req *q, int err)
 {
     if (err && err != ECANCELED)
-        fy_warn("%s: %s of %llu bytes at %llu: %s", r->name,
-                (const char *[]){"read", "write", "flush", "discard", "zeroes"}[q->op],
-                (unsigned long long)q->bytes, (unsigned long long)q->offset, strerror(err));
+        fy_warn_limited("%s: %s of %llu bytes at %llu: %s", r->name,
+                        (const char *[]){"read", "write", "flush", "discard", "zeroes"}[q->op],
+                        (unsigned long long)q->bytes, (unsigned long long)q->offset, strerror(err));
     q->done(q, err);
 }
 

@@ -46,7 +46,7 @@ void fy_virtio_break(struct fy_virtio *v, const char *why)
 {
     if (v->status & STATUS_NEEDS_RESET)
         return;
-    fy_warn("%s: its driver %s; it stops until it is reset", v->id, why);
+    fy_warn_limited("%s: its driver %s; it stops until it is reset", v->id, why);
     v->active = false;
     v->status |= STATUS_NEEDS_RESET;
     fy_virtio_config_changed(v);

@@ -13,6 +13,7 @@
 #include "hv/base/checked.h"
 #include "hv/base/crc32c.h"
 #include "hv/base/hex.h"
+#include "hv/base/log.h"
 #include "hv/base/msg.h"
 
 static void crc32c_known_answers(void **state)
@@ -119,6 +120,48 @@ static void messages_carry_descriptors(void **state)
     close(p[1]);
 }
 
+/* What `limit` lets through of `count` lines, as text. */
+static void limited_lines(struct fy_log_limit *limit, unsigned count, char *text, size_t room)
+{
+    int p[2], err = dup(STDERR_FILENO);
+    assert_true(err >= 0);
+    assert_int_equal(pipe(p), 0);
+    assert_int_equal(dup2(p[1], STDERR_FILENO), STDERR_FILENO);
+    for (unsigned i = 0; i < count; i++)
+        fy_log_limited(limit, FY_LOG_WARN, "line %u.", i);
+    assert_int_equal(dup2(err, STDERR_FILENO), STDERR_FILENO);
+    close(err);
+    close(p[1]);
+    ssize_t n = read(p[0], text, room - 1);
+    text[n > 0 ? n : 0] = 0;
+    close(p[0]);
+}
+
+static unsigned line_count(const char *text)
+{
+    unsigned n = 0;
+    for (; *text; text++)
+        n += *text == '\n';
+    return n;
+}
+
+static void a_guest_cannot_fill_the_log(void **state)
+{
+    (void)state;
+    struct fy_log_limit limit = {0};
+    char text[8192];
+    limited_lines(&limit, 1000, text, sizeof text);
+    assert_int_equal(line_count(text), FY_LOG_LIMIT);
+    assert_non_null(strstr(text, "line 9."));
+    limited_lines(&limit, 3, text, sizeof text);
+    assert_string_equal(text, "");
+    limit.since -= FY_LOG_LIMIT_S * 1000000000ull;
+    limited_lines(&limit, 1, text, sizeof text);
+    assert_int_equal(line_count(text), 2);
+    assert_non_null(strstr(text, "993 lines like the next one were left out"));
+    assert_non_null(strstr(text, "line 0."));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -128,6 +171,7 @@ int main(void)
         cmocka_unit_test(bitmap_ranges),
         cmocka_unit_test(uuid_text),
         cmocka_unit_test(messages_carry_descriptors),
+        cmocka_unit_test(a_guest_cannot_fill_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
