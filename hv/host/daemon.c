@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The daemon as a whole: opening, taking up what the last one left, closing. */
 #include "hv/host/daemon.h"
-#include "hv/host/blk.h"
-#include "hv/host/net.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -18,9 +16,12 @@
 #include "hv/base/clock.h"
 #include "hv/base/io.h"
 #include "hv/base/log.h"
+#include "hv/host/blk.h"
 #include "hv/host/define.h"
 #include "hv/host/guests.h"
+#include "hv/host/net.h"
 #include "hv/host/promise.h"
+#include "hv/host/runlog.h"
 #include "hv/host/spawn.h"
 
 #define SWEEP_MS (10 * 60 * 1000)
@@ -252,7 +253,7 @@ static void on_signal(int signo, void *arg)
     fy_loop_stop(d->loop);
 }
 
-/* A guest that moved away is remembered for a day. */
+/* A guest that moved away is remembered for a day. A guest that resets itself all the time writes run log. */
 static void on_sweep(void *arg)
 {
     struct fyd *d = arg;
@@ -264,6 +265,7 @@ static void on_sweep(void *arg)
             g->changed_ns + MOVED_KEEP_NS < now)
             fyd_guest_remove(g);
     }
+    fyd_runlog_trim(d);
     fy_timer_arm(d->sweep, SWEEP_MS);
 }
 
