@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The software CPU. Handlers are named by the opcode table through weak references, so the whole library is linked.
-ferry_unit_test(test_soft_core "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+ferry_unit_test(test_soft_mmu "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+ferry_unit_test(test_soft_threads "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
+ferry_unit_test(test_soft_code "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_int "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_simd "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
 ferry_unit_test(test_soft_sys "$<LINK_LIBRARY:WHOLE_ARCHIVE,ferry_cpu_soft>")
