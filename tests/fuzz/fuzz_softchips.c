@@ -11,7 +11,8 @@
 #include "tests/fuzz/softvm.h"
 
 /* Later than the host's monotonic clock will ever be: the timer's thread wakes when it is told to only. */
-static uint64_t now_ns = 1ull << 62;
+#define BEGIN_NS (1ull << 62)
+static uint64_t now_ns = BEGIN_NS;
 #define REALTIME_NS 1700000000123456789ull
 
 uint64_t fy_now_ns(void)
@@ -54,6 +55,7 @@ static struct soft_vm *fresh(void)
     static struct soft_vm *vm;
     if (!vm)
         vm = softvm_make(2, false);
+    __atomic_store_n(&now_ns, BEGIN_NS, __ATOMIC_SEQ_CST);
     softvm_reset(vm);
     return vm;
 }
