@@ -5,13 +5,20 @@
 
 #include "hv/cpu/soft/state.h"
 #include "hv/cpu/state.h"
+#include "proto/state.pb-c.h"
 #include "proto/wire.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/loads.h"
 
 #define LAPIC_TMCCT 0x390
 
-void softstate_save(struct soft_vm *vm, struct softstate *s)
+struct softstate {
+    ProtobufCMessage *part[PARTS]; /* NULL: the machine has none */
+    uint64_t tsc[FY_VCPUS_LIMIT];
+};
+
+/* Fill *s, to be freed with free_state. */
+static void save(struct soft_vm *vm, struct softstate *s)
 {
     struct fy_err e;
     struct fy_engine *en = &vm->base;
@@ -40,7 +47,8 @@ void softstate_save(struct soft_vm *vm, struct softstate *s)
     s->part[PART_ICOUNT] = &icount->base;
 }
 
-int softstate_load(struct soft_vm *vm, const struct softstate *s, struct fy_err *e)
+/* In a machine's order. 0: taken; -1 with *e: refused, perhaps with some of it loaded. */
+static int load(struct soft_vm *vm, const struct softstate *s, struct fy_err *e)
 {
     struct fy_engine *en = &vm->base;
     uint64_t elapsed;
@@ -62,14 +70,15 @@ int softstate_load(struct soft_vm *vm, const struct softstate *s, struct fy_err 
     return soft_chips_load(en, chips, pit, e);
 }
 
-void softstate_free(struct softstate *s)
+static void free_state(struct softstate *s)
 {
     for (unsigned i = 0; i < PARTS; i++)
         if (s->part[i])
             protobuf_c_message_free_unpacked(s->part[i], NULL);
 }
 
-void softstate_put(struct softstate *s, enum softstate_part part, ProtobufCMessage *m)
+/* *m, of that part's type, takes its place; it is s's then. */
+static void put(struct softstate *s, enum softstate_part part, ProtobufCMessage *m)
 {
     MUST(s->part[part]);
     protobuf_c_message_free_unpacked(s->part[part], NULL);
@@ -104,18 +113,18 @@ bool softstate_load_input(struct soft_vm *vm, unsigned kind, enum softstate_part
     size_t len = (*data)[0] | (size_t)(*data)[1] << 8;
     len = len < *size - 2 ? len : *size - 2;
     ProtobufCMessage *m = protobuf_c_message_unpack(fuzz_loads.kind[kind].type, NULL, len, *data + 2);
-    softstate_save(vm, &s);
+    save(vm, &s);
     size_t known;
     if (!fuzz_load_known(kind, 0, &known))
         offer(&s, kind, part);
     if (!m) {
-        softstate_free(&s);
+        free_state(&s);
         return false;
     }
-    softstate_put(&s, part, m);
-    int r = softstate_load(vm, &s, &e);
+    put(&s, part, m);
+    int r = load(vm, &s, &e);
     fuzz_load_tried(kind, *data + 2, len, r == 0);
-    softstate_free(&s);
+    free_state(&s);
     if (r < 0)
         MUST((e.code == FY_ECORRUPT || e.code == FY_EUNSUPPORTED) && e.text[0]);
     *data += 2 + len;
@@ -169,21 +178,21 @@ void softstate_same_after_load(struct soft_vm *vm, unsigned kind, enum softstate
 {
     struct softstate a, b;
     struct fy_err e;
-    softstate_save(vm, &a);
+    save(vm, &a);
     if (too_late(&a)) {
-        softstate_free(&a);
+        free_state(&a);
         return;
     }
-    if (softstate_load(vm, &a, &e) < 0) {
+    if (load(vm, &a, &e) < 0) {
         fprintf(stderr, "%s\n", e.text);
         MUST(!"the engine refuses its own state");
     }
-    softstate_save(vm, &b);
+    save(vm, &b);
     forget_expired(&a, &b);
     for (unsigned i = 0; i < PARTS; i++)
         if (a.part[i])
             same(a.part[i], b.part[i]);
     offer(&a, kind, part);
-    softstate_free(&a);
-    softstate_free(&b);
+    free_state(&a);
+    free_state(&b);
 }

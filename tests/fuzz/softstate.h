@@ -4,7 +4,6 @@
 #define FERRY_TESTS_FUZZ_SOFTSTATE_H
 
 #include "hv/cpu/soft/vm.h"
-#include "proto/state.pb-c.h"
 
 #define SOFTSTATE_VCPUS 2
 
@@ -16,19 +15,6 @@ enum softstate_part {
     PART_VCPU,
     PARTS = PART_VCPU + SOFTSTATE_VCPUS
 };
-
-struct softstate {
-    ProtobufCMessage *part[PARTS]; /* NULL: the machine has none */
-    uint64_t tsc[FY_VCPUS_LIMIT];
-};
-
-/* Fill *s, to be freed with softstate_free. */
-void softstate_save(struct soft_vm *vm, struct softstate *s);
-/* In a machine's order. 0: taken; -1 with *e: refused, perhaps with some of it loaded. */
-int softstate_load(struct soft_vm *vm, const struct softstate *s, struct fy_err *e);
-void softstate_free(struct softstate *s);
-/* *m, of that part's type, takes its place; it is s's then. */
-void softstate_put(struct softstate *s, enum softstate_part part, ProtobufCMessage *m);
 
 /* An input {message, rest}: the message is loaded over the machine's state as it is. true: go on with *data,
  * which is then the rest. */

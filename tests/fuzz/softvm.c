@@ -12,6 +12,9 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/memory_fixture.h"
 
+#define GDT 0x5000u
+#define IDT 0x6000u
+#define PML4 0x8000u
 #define IOAPIC 0xfec00000u
 #define MSI 0xfee00000u
 #define X2APIC_MSRS 0x800u
@@ -81,7 +84,6 @@ void softvm_reset(struct soft_vm *vm)
         if (c->foreign_msrs)
             memset(c->foreign_msrs, 0, vm->policy->n_msrs * 8);
         __atomic_store_n(&c->requests, 0, __ATOMIC_SEQ_CST);
-        vm->chips->tsc_offset[i] = 0;
     }
 }
 
@@ -90,21 +92,23 @@ static void put(struct soft_vm *vm, uint64_t gpa, uint64_t v)
     memcpy(fy_gmem_at(vm->gmem, gpa, 8), &v, 8);
 }
 
-void softvm_tables(struct soft_vm *vm, bool wide)
+/* GDT: null, code and data of CPL 0, of CPL 3. IDT: gate v goes to the code's byte 4 * v. Page tables: RAM at
+ * its address, wide for long mode. */
+static void tables(struct soft_vm *vm, bool wide)
 {
-    put(vm, SOFTVM_GDT + 8, wide ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull);
-    put(vm, SOFTVM_GDT + 16, 0x00cf93000000ffffull);
-    put(vm, SOFTVM_GDT + 24, wide ? 0x00affb000000ffffull : 0x00cffb000000ffffull);
-    put(vm, SOFTVM_GDT + 32, 0x00cff3000000ffffull);
+    put(vm, GDT + 8, wide ? 0x00af9b000000ffffull : 0x00cf9b000000ffffull);
+    put(vm, GDT + 16, 0x00cf93000000ffffull);
+    put(vm, GDT + 24, wide ? 0x00affb000000ffffull : 0x00cffb000000ffffull);
+    put(vm, GDT + 32, 0x00cff3000000ffffull);
     for (unsigned v = 0; v < 256; v++) {
         uint64_t to = SOFTVM_CODE + 4 * v;
         uint64_t gate = (to & 0xffff) | 8ull << 16 | 0xee00ull << 32 | (to >> 16) << 48;
-        put(vm, SOFTVM_IDT + (wide ? 16 : 8) * v, gate);
+        put(vm, IDT + (wide ? 16 : 8) * v, gate);
     }
-    put(vm, SOFTVM_PML4, (SOFTVM_PML4 + 0x1000) | 7);
-    put(vm, SOFTVM_PML4 + 0x1000, (SOFTVM_PML4 + 0x2000) | 7);
-    put(vm, SOFTVM_PML4 + 0x2000, 0x87);
-    put(vm, SOFTVM_PML4 + 0x2008, 0x200087);
+    put(vm, PML4, (PML4 + 0x1000) | 7);
+    put(vm, PML4 + 0x1000, (PML4 + 0x2000) | 7);
+    put(vm, PML4 + 0x2000, 0x87);
+    put(vm, PML4 + 0x2008, 0x200087);
 }
 
 static void segment(struct soft_cpu *c, enum soft_sreg n, unsigned sel, unsigned type, unsigned dpl, bool l)
@@ -130,15 +134,15 @@ void softvm_enter(struct soft_vm *vm, unsigned mode)
         c->seg[SOFT_CS].base = SOFTVM_CODE;
         c->rip = 0;
     } else {
-        softvm_tables(vm, wide);
+        tables(vm, wide);
         c->cr0 = SOFT_CR0_PE | SOFT_CR0_ET | SOFT_CR0_NE | (wide ? SOFT_CR0_PG | SOFT_CR0_WP : 0);
         c->cr4 = SOFT_CR4_OSFXSR | SOFT_CR4_OSXMMEXCPT | SOFT_CR4_OSXSAVE | SOFT_CR4_FSGSBASE | SOFT_CR4_PAE;
         c->efer = wide ? SOFT_EFER_LMA | SOFT_EFER_LME | SOFT_EFER_NXE | SOFT_EFER_SCE : 0;
         c->xcr0 = 7;
-        c->cr3 = SOFTVM_PML4;
+        c->cr3 = PML4;
         c->cpl = (uint8_t)dpl;
-        c->gdt = (struct soft_table){SOFTVM_GDT, 0x2f};
-        c->idt = (struct soft_table){SOFTVM_IDT, 0xfff};
+        c->gdt = (struct soft_table){GDT, 0x2f};
+        c->idt = (struct soft_table){IDT, 0xfff};
         segment(c, SOFT_CS, dpl ? 24 : 8, 11, dpl, wide);
         for (enum soft_sreg s = SOFT_ES; s <= SOFT_GS; s++)
             if (s != SOFT_CS)

@@ -10,10 +10,6 @@
 #include "hv/cpu/soft/vm.h"
 
 #define SOFTVM_RAM (2ull << 20)
-/* Where softvm_tables puts what code in protected and long mode needs. */
-#define SOFTVM_GDT 0x5000u
-#define SOFTVM_IDT 0x6000u
-#define SOFTVM_PML4 0x8000u
 #define SOFTVM_CODE 0x10000u
 #define SOFTVM_STACK 0x20000u
 
@@ -22,9 +18,6 @@
 struct soft_vm *softvm_make(unsigned vcpus, bool icount);
 /* Everything as at power-on: memory zero, both clocks of the guest 0 where the engine's time is now. */
 void softvm_reset(struct soft_vm *vm);
-/* GDT: null, code and data of CPL 0, of CPL 3. IDT: gate v goes to the code's byte 4 * v. Page tables: RAM at
- * its address, wide for long mode. */
-void softvm_tables(struct soft_vm *vm, bool wide);
 /* vCPU 0 is about to run the code: real mode (mode & 3 is 0), long mode (mode & 2) or protected mode, at CPL
  * 3 with mode & 4, else 0. With the tables. */
 void softvm_enter(struct soft_vm *vm, unsigned mode);
