@@ -1,62 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Integer instructions where the differential test cannot go: 16-bit stacks and addresses, decimal adjustment
  * over all inputs, LOCK between threads, the seeded RDRAND, lazy flags against plain arithmetic. */
-#include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
+#include "tests/unit/soft_core_fixture.h"
 
-#include <cmocka.h>
-
-#include "hv/cpu/soft/block.h"
-#include "hv/cpu/soft/exec.h"
-#include "hv/cpu/soft/vm.h"
-#include "tests/unit/memory_fixture.h"
-
-#define RAM (4ull << 20)
-#define CODE 0x1000u
-#define CPUS 2u
-
-struct fix {
-    struct fy_gmem *gmem;
-    struct fy_bus *bus;
-    struct soft_vm *vm;
-};
-
-static Ferry__CpuidEntry leaves[] = {
-    {.function = 1, .ecx = ~0u, .edx = ~0u},
-    {.function = 7, .ebx = ~0u},
-    {.function = 0x80000001u, .ecx = ~0u, .edx = ~0u},
-};
-static Ferry__CpuidEntry *leaf_list[] = {&leaves[0], &leaves[1], &leaves[2]};
-static Ferry__CpuPolicy policy = {.n_cpuid = 3, .cpuid = leaf_list};
-
-static int setup(void **state)
-{
-    struct fix *f = calloc(1, sizeof *f);
-    struct fy_err e;
-    for (unsigned i = 0; i < 3; i++)
-        leaves[i].base.descriptor = &ferry__cpuid_entry__descriptor;
-    policy.base.descriptor = &ferry__cpu_policy__descriptor;
-    f->gmem = fx_memory(RAM, &e);
-    f->bus = fy_bus_new(&e);
-    struct fy_engine_config config = {.gmem = f->gmem, .bus = f->bus, .vcpus = CPUS, .policy = &policy};
-    f->vm = soft_vm_new(&config, &e);
-    assert_non_null(f->vm);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fix *f = *state;
-    soft_vm_free(f->vm);
-    fy_bus_free(f->bus);
-    fy_gmem_free(f->gmem);
-    free(f);
-    return 0;
-}
+#define LOW_CODE 0x1000u /* in reach of 16-bit addresses */
 
 /* Unpaged, ring 0; flat segments but for SS's size. bits: 16, or 32 (protected mode). */
 static struct soft_cpu *prepare(struct fix *f, unsigned cpu, unsigned bits, bool stack32)
@@ -83,16 +30,16 @@ static struct soft_cpu *prepare(struct fix *f, unsigned cpu, unsigned bits, bool
     return c;
 }
 
-/* Run code at CODE up to the UD2 behind it, or another exception. */
+/* Run code at LOW_CODE up to the UD2 behind it, or another exception. */
 static void run_at(struct fix *f, struct soft_cpu *c, const void *code, unsigned n)
 {
-    uint8_t *p = fy_gmem_at(f->gmem, CODE, n + 2);
+    uint8_t *p = fy_gmem_at(f->gmem, LOW_CODE, n + 2);
     if (memcmp(p, code, n) || memcmp(p + n, "\x0f\x0b", 2)) {
         memcpy(p, code, n);
         memcpy(p + n, "\x0f\x0b", 2);
         soft_code_drop_all(c);
     }
-    c->rip = CODE;
+    c->rip = LOW_CODE;
     c->run_limit = c->insns + 100000000;
     __atomic_store_n(&c->limit, c->run_limit, __ATOMIC_SEQ_CST);
     c->exc.pending = false;
@@ -205,7 +152,7 @@ static void string16(void **state)
     assert_int_equal(c->exc.vector, SOFT_GP);
     assert_int_equal(c->gpr[SOFT_RDI], 0xffff);
     assert_int_equal(c->gpr[SOFT_RCX], 2);
-    assert_int_equal(c->rip, CODE + 1);
+    assert_int_equal(c->rip, LOW_CODE + 1);
 }
 
 /* CALL, RET and branches of 16 bits; a target beyond CS's limit is #GP at the branch. */
@@ -224,7 +171,7 @@ static void flow16(void **state)
     assert_int_equal(c->gpr[SOFT_RCX], 0x10000);
     RUN(f, c, 0x66, 0xe9, 0x00, 0x00, 0x01, 0x00); /* jmp dword +0x10000 */
     assert_int_equal(c->exc.vector, SOFT_GP);
-    assert_int_equal(c->rip, CODE);
+    assert_int_equal(c->rip, LOW_CODE);
 }
 
 /* All of AL, five AH, both carries. The sums are those of the same loop on a Zen 4 in compatibility mode. */
@@ -333,15 +280,11 @@ static void overrides(void **state)
 #define COUNTER 0x20000u
 #define ROUNDS 20000u
 
-struct worker {
-    struct fix *f;
-    struct soft_cpu *c;
-};
 static void *hammer(void *arg)
 {
     struct worker *w = arg;
     struct soft_cpu *c = w->c;
-    c->rip = CODE;
+    c->rip = LOW_CODE;
     c->run_limit = c->insns + 100000000;
     soft_enter_guest(c);
     while (!c->exc.pending) {
@@ -383,9 +326,9 @@ static void locked(void **state)
     struct worker w[CPUS];
     pthread_t t[CPUS];
     memset(fy_gmem_at(f->gmem, COUNTER, 0x2000), 0, 0x2000);
-    memcpy(fy_gmem_at(f->gmem, CODE, sizeof code), code, sizeof code);
+    memcpy(fy_gmem_at(f->gmem, LOW_CODE, sizeof code), code, sizeof code);
     for (unsigned i = 0; i < CPUS; i++) {
-        w[i] = (struct worker){f, prepare(f, i, 32, true)};
+        w[i] = (struct worker){.f = f, .c = prepare(f, i, 32, true)};
         w[i].c->gpr[SOFT_RCX] = ROUNDS;
     }
     for (unsigned i = 0; i < CPUS; i++)
